@@ -1,0 +1,248 @@
+package pipe
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// Stream is one call: messages in order, both ways. One goroutine may send while
+// another receives; neither may be shared further.
+type Stream struct {
+	conn *Conn
+	id   uint32
+
+	mu       sync.Mutex
+	cond     sync.Cond
+	queue    [][]byte // received, not yet read
+	queued   int64    // bytes in queue and not yet granted anew
+	ungiven  int64    // read, but not granted to the peer yet
+	credit   int64    // what we may still send
+	err      error    // ends both ways
+	ended    bool     // the peer sends no more
+	closed   bool     // the peer's handler is done
+	sentEnd  bool
+	cancelFn func()
+}
+
+func newStream(c *Conn, id uint32) *Stream {
+	s := &Stream{conn: c, id: id, credit: Window}
+	s.cond.L = &s.mu
+	return s
+}
+
+func (s *Stream) setCancel(f func()) {
+	s.mu.Lock()
+	dead := s.err != nil
+	s.cancelFn = f
+	s.mu.Unlock()
+	if dead {
+		f()
+	}
+}
+
+// Send encodes m, compresses it where that helps, and waits until the peer has
+// room for it. io.EOF means that the peer's handler is done and wants no more.
+func (s *Stream) Send(m proto.Message) error { return s.send(m, true) }
+
+// SendPacked is Send for messages whose content is compressed already.
+func (s *Stream) SendPacked(m proto.Message) error { return s.send(m, false) }
+
+func (s *Stream) send(m proto.Message, compress bool) error {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode %T: %w", m, err)
+	}
+	if len(b) > MaxMessage {
+		return &ProtocolError{fmt.Sprintf("%T of %d bytes, at most %d allowed", m, len(b), MaxMessage)}
+	}
+	k := kindMsg
+	if compress && len(b) >= compressMin {
+		if z := s.conn.enc.EncodeAll(b, nil); len(z) < len(b) {
+			b, k = z, kindZMsg
+		}
+	}
+	s.mu.Lock()
+	for s.err == nil && !s.closed && s.credit <= 0 {
+		s.cond.Wait()
+	}
+	if s.err != nil || s.closed {
+		defer s.mu.Unlock()
+		if s.err != nil {
+			return s.err
+		}
+		return io.EOF
+	}
+	s.credit -= int64(len(b)) // may go below zero: a message larger than the window must pass
+	s.mu.Unlock()
+	return s.conn.write(s.id, k, b)
+}
+
+// Recv waits for the next message and decodes it into m. It returns io.EOF when
+// the peer has closed its side in order.
+func (s *Stream) Recv(m proto.Message) error {
+	s.mu.Lock()
+	for len(s.queue) == 0 && s.err == nil && !s.ended {
+		s.cond.Wait()
+	}
+	if len(s.queue) == 0 {
+		defer s.mu.Unlock()
+		if s.err != nil {
+			return s.err
+		}
+		return io.EOF
+	}
+	b := s.queue[0]
+	s.queue = s.queue[1:]
+	n := int64(len(b)) - 1
+	s.ungiven += n
+	give := int64(0)
+	if s.ungiven >= Window/4 && !s.ended {
+		give, s.ungiven = s.ungiven, 0
+		s.queued -= give
+	}
+	s.mu.Unlock()
+	if give > 0 {
+		var p [4]byte
+		binary.BigEndian.PutUint32(p[:], uint32(give))
+		if err := s.conn.write(s.id, kindGrant, p[:]); err != nil {
+			return err
+		}
+	}
+	return s.decode(b, m)
+}
+
+func (s *Stream) decode(b []byte, m proto.Message) error {
+	zipped, b := b[len(b)-1] == 1, b[:len(b)-1]
+	if zipped {
+		var err error
+		if b, err = s.conn.dec.DecodeAll(b, nil); err != nil {
+			return &ProtocolError{"compressed message: " + err.Error()}
+		}
+		if len(b) > MaxMessage {
+			return &ProtocolError{"compressed message grows beyond the limit"}
+		}
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return &ProtocolError{fmt.Sprintf("decode %T: %v", m, err)}
+	}
+	return nil
+}
+
+// CloseSend tells the peer that no more messages come. Receiving goes on.
+func (s *Stream) CloseSend() error {
+	s.mu.Lock()
+	if s.err != nil || s.sentEnd || s.closed {
+		defer s.mu.Unlock()
+		return s.err
+	}
+	s.sentEnd = true
+	s.mu.Unlock()
+	return s.conn.write(s.id, kindEnd, nil)
+}
+
+// Cancel ends the call both ways; the peer sees err's text.
+func (s *Stream) Cancel(err error) {
+	if err == nil {
+		err = context.Canceled
+	}
+	s.conn.forget(s.id)
+	if !s.fail(err) {
+		return
+	}
+	text := err.Error()
+	if len(text) > 4096 {
+		text = text[:4096]
+	}
+	s.conn.write(s.id, kindCancel, []byte(text)) // if this fails the connection is over, and so is the call
+}
+
+// finish ends a served call whose work is done. What the peer still sends is
+// dropped unread.
+func (s *Stream) finish() {
+	s.conn.forget(s.id)
+	s.mu.Lock()
+	dead := s.err != nil
+	f := s.cancelFn
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	if !dead {
+		s.conn.write(s.id, kindClose, nil) // if this fails the connection is over, and so is the call
+	}
+}
+
+// Close gives up a call made with Open. After io.EOF from Recv it does nothing;
+// before, the peer's handler is cancelled.
+func (s *Stream) Close() error {
+	s.mu.Lock()
+	over := s.closed || s.err != nil
+	s.mu.Unlock()
+	if !over {
+		s.Cancel(context.Canceled)
+	}
+	return nil
+}
+
+// fail records err as the end of the call and reports whether it was the first.
+func (s *Stream) fail(err error) bool {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return false
+	}
+	s.err = err
+	f := s.cancelFn
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	return true
+}
+
+// end records that the peer sends no more and, when closed, that its handler is
+// done altogether.
+func (s *Stream) end(closed bool) {
+	s.mu.Lock()
+	s.ended = true
+	s.closed = s.closed || closed
+	f := s.cancelFn
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if closed && f != nil {
+		f()
+	}
+}
+
+func (s *Stream) grant(n int64) {
+	s.mu.Lock()
+	s.credit = min(s.credit+n, Window)
+	s.cond.Broadcast()
+	s.mu.Unlock()
+}
+
+// deliver queues a message; the last byte marks whether it is compressed.
+func (s *Stream) deliver(b []byte, zipped bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.ended {
+		return nil
+	}
+	s.queued += int64(len(b))
+	if s.queued > Window+MaxMessage {
+		return &ProtocolError{"more sent than the window allows"}
+	}
+	mark := byte(0)
+	if zipped {
+		mark = 1
+	}
+	s.queue = append(s.queue, append(b, mark))
+	s.cond.Signal()
+	return nil
+}

@@ -630,7 +630,7 @@ type Directory struct {
 	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // relative to the filesystem's root, "" is the root itself
 	Pages         []*Page                `protobuf:"bytes,2,rep,name=pages,proto3" json:"pages,omitempty"`
 	Subvolume     uint64                 `protobuf:"varint,3,opt,name=subvolume,proto3" json:"subvolume,omitempty"` // inode numbers repeat across btrfs subvolumes; 0 elsewhere
-	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`           // further pages of this directory follow in another Directory
+	Self          *Meta                  `protobuf:"bytes,4,opt,name=self,proto3" json:"self,omitempty"`            // the directory's own, without xattrs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,11 +686,11 @@ func (x *Directory) GetSubvolume() uint64 {
 	return 0
 }
 
-func (x *Directory) GetMore() bool {
+func (x *Directory) GetSelf() *Meta {
 	if x != nil {
-		return x.More
+		return x.Self
 	}
-	return false
+	return nil
 }
 
 // Page is a run of entries of one directory, in columns: element i of each column
@@ -698,9 +698,9 @@ func (x *Directory) GetMore() bool {
 // the empty name.
 type Page struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	First         []byte                 `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"`   // name of the first entry
-	Same          bool                   `protobuf:"varint,2,opt,name=same,proto3" json:"same,omitempty"`    // as in the baseline: the columns are empty
-	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"` // 8 bytes
+	First         []byte                 `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"` // name of the first entry
+	Same          bool                   `protobuf:"varint,2,opt,name=same,proto3" json:"same,omitempty"`  // as in the baseline: the columns are empty
+	Next          []byte                 `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`   // name of the first entry of the page behind this one; empty: the last page
 	Name          [][]byte               `protobuf:"bytes,4,rep,name=name,proto3" json:"name,omitempty"`
 	Mode          []uint32               `protobuf:"varint,5,rep,packed,name=mode,proto3" json:"mode,omitempty"` // st_mode with type
 	Uid           []uint32               `protobuf:"varint,6,rep,packed,name=uid,proto3" json:"uid,omitempty"`
@@ -761,9 +761,9 @@ func (x *Page) GetSame() bool {
 	return false
 }
 
-func (x *Page) GetDigest() []byte {
+func (x *Page) GetNext() []byte {
 	if x != nil {
-		return x.Digest
+		return x.Next
 	}
 	return nil
 }
@@ -1474,7 +1474,7 @@ func (x *Meta) GetDefaultSubvolume() bool {
 
 type Xattr struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1510,11 +1510,11 @@ func (*Xattr) Descriptor() ([]byte, []int) {
 	return file_tree_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *Xattr) GetName() string {
+func (x *Xattr) GetName() []byte {
 	if x != nil {
 		return x.Name
 	}
-	return ""
+	return nil
 }
 
 func (x *Xattr) GetValue() []byte {
@@ -1909,7 +1909,7 @@ type EntryDigest struct {
 	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
 	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	LinkNames     []string               `protobuf:"bytes,4,rep,name=link_names,json=linkNames,proto3" json:"link_names,omitempty"`
+	Error         []byte                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1965,9 +1965,9 @@ func (x *EntryDigest) GetDigest() []byte {
 	return nil
 }
 
-func (x *EntryDigest) GetLinkNames() []string {
+func (x *EntryDigest) GetError() []byte {
 	if x != nil {
-		return x.LinkNames
+		return x.Error
 	}
 	return nil
 }
@@ -2018,16 +2018,16 @@ const file_tree_proto_rawDesc = "" +
 	"\aProblem\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bvanished\x18\x03 \x01(\bR\bvanished\"\x7f\n" +
+	"\bvanished\x18\x03 \x01(\bR\bvanished\"\x97\x01\n" +
 	"\tDirectory\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12,\n" +
 	"\x05pages\x18\x02 \x03(\v2\x16.leeward.agent.v1.PageR\x05pages\x12\x1c\n" +
-	"\tsubvolume\x18\x03 \x01(\x04R\tsubvolume\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"\xe4\x02\n" +
+	"\tsubvolume\x18\x03 \x01(\x04R\tsubvolume\x12*\n" +
+	"\x04self\x18\x04 \x01(\v2\x16.leeward.agent.v1.MetaR\x04self\"\xe0\x02\n" +
 	"\x04Page\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\fR\x05first\x12\x12\n" +
-	"\x04same\x18\x02 \x01(\bR\x04same\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04same\x18\x02 \x01(\bR\x04same\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\fR\x04next\x12\x12\n" +
 	"\x04name\x18\x04 \x03(\fR\x04name\x12\x12\n" +
 	"\x04mode\x18\x05 \x03(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x06 \x03(\rR\x03uid\x12\x10\n" +
@@ -2103,7 +2103,7 @@ const file_tree_proto_rawDesc = "" +
 	"\x13read_only_subvolume\x18\x12 \x01(\bR\x11readOnlySubvolume\x12+\n" +
 	"\x11default_subvolume\x18\x13 \x01(\bR\x10defaultSubvolume\"1\n" +
 	"\x05Xattr\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"\xd4\x01\n" +
 	"\aOutcome\x122\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1e.leeward.agent.v1.Outcome.KindR\x04kind\x12\x14\n" +
@@ -2140,13 +2140,12 @@ const file_tree_proto_rawDesc = "" +
 	"bytesSoFar\"7\n" +
 	"\tDirDigest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"\x84\x01\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"{\n" +
 	"\vEntryDigest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12*\n" +
 	"\x04meta\x18\x02 \x01(\v2\x16.leeward.agent.v1.MetaR\x04meta\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x1d\n" +
-	"\n" +
-	"link_names\x18\x04 \x03(\tR\tlinkNamesB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\fR\x05errorB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
 
 var (
 	file_tree_proto_rawDescOnce sync.Once
@@ -2198,26 +2197,27 @@ var file_tree_proto_depIdxs = []int32{
 	8,  // 3: leeward.agent.v1.ScanReply.summary:type_name -> leeward.agent.v1.ScanSummary
 	9,  // 4: leeward.agent.v1.ScanSummary.problems:type_name -> leeward.agent.v1.Problem
 	11, // 5: leeward.agent.v1.Directory.pages:type_name -> leeward.agent.v1.Page
-	13, // 6: leeward.agent.v1.CopyRequest.files:type_name -> leeward.agent.v1.CopyFile
-	21, // 7: leeward.agent.v1.CopyRequest.answers:type_name -> leeward.agent.v1.Answer
-	15, // 8: leeward.agent.v1.CopyReply.offers:type_name -> leeward.agent.v1.Offer
-	22, // 9: leeward.agent.v1.CopyReply.data:type_name -> leeward.agent.v1.Data
-	16, // 10: leeward.agent.v1.Offer.parts:type_name -> leeward.agent.v1.Part
-	18, // 11: leeward.agent.v1.Part.meta:type_name -> leeward.agent.v1.Meta
-	17, // 12: leeward.agent.v1.Part.holes:type_name -> leeward.agent.v1.Hole
-	20, // 13: leeward.agent.v1.Part.outcome:type_name -> leeward.agent.v1.Outcome
-	19, // 14: leeward.agent.v1.Meta.xattrs:type_name -> leeward.agent.v1.Xattr
-	0,  // 15: leeward.agent.v1.Outcome.kind:type_name -> leeward.agent.v1.Outcome.Kind
-	18, // 16: leeward.agent.v1.Outcome.after:type_name -> leeward.agent.v1.Meta
-	25, // 17: leeward.agent.v1.DigestReply.directories:type_name -> leeward.agent.v1.DirDigest
-	26, // 18: leeward.agent.v1.DigestReply.entries:type_name -> leeward.agent.v1.EntryDigest
-	9,  // 19: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
-	18, // 20: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	18, // 6: leeward.agent.v1.Directory.self:type_name -> leeward.agent.v1.Meta
+	13, // 7: leeward.agent.v1.CopyRequest.files:type_name -> leeward.agent.v1.CopyFile
+	21, // 8: leeward.agent.v1.CopyRequest.answers:type_name -> leeward.agent.v1.Answer
+	15, // 9: leeward.agent.v1.CopyReply.offers:type_name -> leeward.agent.v1.Offer
+	22, // 10: leeward.agent.v1.CopyReply.data:type_name -> leeward.agent.v1.Data
+	16, // 11: leeward.agent.v1.Offer.parts:type_name -> leeward.agent.v1.Part
+	18, // 12: leeward.agent.v1.Part.meta:type_name -> leeward.agent.v1.Meta
+	17, // 13: leeward.agent.v1.Part.holes:type_name -> leeward.agent.v1.Hole
+	20, // 14: leeward.agent.v1.Part.outcome:type_name -> leeward.agent.v1.Outcome
+	19, // 15: leeward.agent.v1.Meta.xattrs:type_name -> leeward.agent.v1.Xattr
+	0,  // 16: leeward.agent.v1.Outcome.kind:type_name -> leeward.agent.v1.Outcome.Kind
+	18, // 17: leeward.agent.v1.Outcome.after:type_name -> leeward.agent.v1.Meta
+	25, // 18: leeward.agent.v1.DigestReply.directories:type_name -> leeward.agent.v1.DirDigest
+	26, // 19: leeward.agent.v1.DigestReply.entries:type_name -> leeward.agent.v1.EntryDigest
+	9,  // 20: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
+	18, // 21: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tree_proto_init() }

@@ -84,9 +84,10 @@ func (m *Machine) start(ctx context.Context) error {
 		close(m.exited)
 		return err
 	}
-	defer closeAll(theirs)
 	m.serial, m.report = ours[1], ours[2]
-	if err := m.launch(m.spec.args(code, vars), theirs); err != nil {
+	err = m.launch(m.spec.args(code, vars), theirs)
+	closeAll(theirs) // so that our ends notice when QEMU ends
+	if err != nil {
 		closeAll(ours)
 		close(m.exited)
 		return err

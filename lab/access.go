@@ -1,0 +1,62 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// writeAccess puts into the lab's directory what reaches the servers from
+// Dallas: the key, known_hosts, ssh_config and an estate file for Leeward.
+func (l *Lab) writeAccess(cache string, images map[string]*image) error {
+	key, err := os.ReadFile(cache + "/key")
+	if err != nil {
+		return fmt.Errorf("read the lab's key: %w", err)
+	}
+	var known, config, estate strings.Builder
+	fmt.Fprintf(&estate, `estate: lab
+source:
+  name: miami
+  ssh: {config: %s}
+target:
+  name: dallas
+  store: %s
+  hypervisor: qemu
+  accelerator: tcg
+  network: {map: {%s0/24: 10.20.0.0/24}}
+servers:
+`, l.place.path("ssh_config"), l.place.path("dallas", "store"), networkPrefix)
+	for _, s := range l.place.Servers {
+		for _, k := range images[s.Name].HostKey {
+			fmt.Fprintf(&known, "%s,%s %s\n", s.Name, s.Address, k)
+		}
+		fmt.Fprintf(&config, "Host %s %s\n\tHostName %s\n\tUser %s\n\n", s.Name, s.Address, s.Address, s.User)
+		fmt.Fprintf(&estate, "  - {name: %s, host: %s, capture: files}\n", s.Name, s.Name)
+	}
+	fmt.Fprintf(&config, `Host *
+	IdentityFile %s
+	IdentitiesOnly yes
+	UserKnownHostsFile %s
+	GlobalKnownHostsFile /dev/null
+	StrictHostKeyChecking yes
+	BatchMode yes
+	ConnectTimeout 20
+`, l.place.path("key"), l.place.path("known_hosts"))
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{
+		{"key", string(key), 0o600},
+		{"known_hosts", known.String(), 0o644},
+		{"ssh_config", config.String(), 0o644},
+		{"leeward.yaml", estate.String(), 0o644},
+	} {
+		if err := os.WriteFile(l.place.path(f.name), []byte(f.text), f.mode); err != nil {
+			return fmt.Errorf("write access: %w", err)
+		}
+	}
+	if err := os.MkdirAll(l.place.path("dallas", "store"), 0o755); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return nil
+}

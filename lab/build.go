@@ -1,0 +1,348 @@
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// cacheFormat is raised when images made by older code must not be used.
+const cacheFormat = "leeward-lab 1"
+
+//go:embed scripts recipes
+var content embed.FS
+
+// image is a server's finished disk in the cache.
+type image struct {
+	Disk    string
+	Parts   []Partition `json:"partitions"`
+	HostKey []string    `json:"host_keys"` // public keys, "type base64"
+}
+
+// builder makes disks in a cache directory. A disk is named by the hash of all
+// that goes into it, so that it is made once and never out of date.
+type builder struct {
+	cache   string
+	pubkey  string // the lab's public key, part of every server
+	sources string // the sources.list line without its suite; "" for mmdebstrap's own choice
+	log     func(format string, args ...any)
+	slots   chan struct{}
+
+	mu    sync.Mutex
+	bases map[string]*base
+}
+
+// base is the tree of one Debian release, made on first use.
+type base struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// openCache locks the cache against another builder and makes the lab's key
+// in it. The returned function unlocks it.
+func openCache(ctx context.Context, dir string, log func(string, ...any)) (*builder, func(), error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("make cache: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, nil, fmt.Errorf("lock cache: %w", err)
+	}
+	unlock := func() { lock.Close() }
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		log("waiting for another lab to finish with %s", dir)
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+			unlock()
+			return nil, nil, fmt.Errorf("lock cache: %w", err)
+		}
+	}
+	// What an interrupted build left is of no use.
+	if err := os.RemoveAll(filepath.Join(dir, "work")); err != nil {
+		unlock()
+		return nil, nil, fmt.Errorf("clear cache: %w", err)
+	}
+	pub, err := labKey(ctx, dir)
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	b := &builder{
+		cache: dir, pubkey: pub, sources: hostMirror(), log: log,
+		slots: make(chan struct{}, max(2, runtime.NumCPU())),
+		bases: map[string]*base{},
+	}
+	return b, unlock, nil
+}
+
+// labKey makes the key that opens all servers, once per cache, and returns its
+// public half.
+func labKey(ctx context.Context, cache string) (string, error) {
+	key := filepath.Join(cache, "key")
+	if _, err := os.Stat(key + ".pub"); errors.Is(err, fs.ErrNotExist) {
+		os.Remove(key)
+		if _, err := run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", key); err != nil {
+			return "", err
+		}
+	}
+	pub, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		return "", fmt.Errorf("read the lab's key: %w", err)
+	}
+	return strings.TrimSpace(string(pub)), nil
+}
+
+// images returns the disks of the servers, making those that are missing, as
+// many at once as there are cores.
+func (b *builder) images(ctx context.Context, specs []Spec) (map[string]*image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		out  = map[string]*image{}
+		errs []error
+	)
+	for _, s := range specs {
+		wg.Go(func() {
+			img, err := b.image(ctx, s)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				if len(errs) == 0 || !errors.Is(err, context.Canceled) {
+					errs = append(errs, fmt.Errorf("build %s: %w", s.Name, err))
+				}
+				cancel()
+				return
+			}
+			out[s.Name] = img
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}
+
+func (b *builder) image(ctx context.Context, s Spec) (*image, error) {
+	files, err := b.workFiles(s)
+	if err != nil {
+		return nil, err
+	}
+	hash := b.hash(s, files)
+	dir := filepath.Join(b.cache, s.Name+"-"+hash)
+	if img, err := loadImage(dir); err == nil {
+		return img, nil
+	}
+	baseDir, err := b.base(ctx, s.Suite)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer b.release()
+	start := time.Now()
+	if err := b.make(ctx, s, files, baseDir, dir); err != nil {
+		return nil, err
+	}
+	b.log("built %s (%s) in %.0fs", s.Name, s.Suite, time.Since(start).Seconds())
+	return loadImage(dir)
+}
+
+func (b *builder) acquire(ctx context.Context) error {
+	select {
+	case b.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *builder) release() { <-b.slots }
+
+// make builds tree and disk aside and puts them in place whole.
+func (b *builder) make(ctx context.Context, s Spec, files map[string]string, baseDir, dir string) error {
+	work := filepath.Join(b.cache, "work", s.Name)
+	if err := writeFiles(work, files); err != nil {
+		return err
+	}
+	logf, err := os.Create(filepath.Join(b.cache, s.Name+".log"))
+	if err != nil {
+		return fmt.Errorf("open build log: %w", err)
+	}
+	defer logf.Close()
+	tree, disk := filepath.Join(work, "tree"), filepath.Join(work, "disk.raw")
+	packages := strings.Join(s.Packages, ",")
+	if err := b.script(ctx, "layer.sh", logf, baseDir, tree, s.Suite, packages, work, b.sourcesLine(s.Suite)); err != nil {
+		return err
+	}
+	if err := b.script(ctx, "image.sh", logf, tree, disk, work); err != nil {
+		return err
+	}
+	parts, _ := s.layout(b.pubkey)
+	if err := installGRUB(ctx, disk, work, parts); err != nil {
+		return err
+	}
+	keys, err := hostKeys(tree)
+	if err != nil {
+		return err
+	}
+	return b.store(work, disk, dir, image{Parts: parts, HostKey: keys}, s.Name)
+}
+
+// store moves a finished disk into the cache and drops the server's older ones.
+func (b *builder) store(work, disk, dir string, img image, name string) error {
+	done := filepath.Join(work, "done")
+	if err := os.Mkdir(done, 0o755); err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	meta, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(done, "image.json"), meta, 0o644); err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	if err := os.Rename(disk, filepath.Join(done, "disk.raw")); err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	old, err := filepath.Glob(filepath.Join(b.cache, name+"-*"))
+	if err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	for _, o := range old {
+		if err := os.RemoveAll(o); err != nil {
+			return fmt.Errorf("drop old image: %w", err)
+		}
+	}
+	if err := os.Rename(done, dir); err != nil {
+		return fmt.Errorf("store image: %w", err)
+	}
+	if err := os.RemoveAll(work); err != nil {
+		return fmt.Errorf("clear work directory: %w", err)
+	}
+	return nil
+}
+
+func loadImage(dir string) (*image, error) {
+	meta, err := os.ReadFile(filepath.Join(dir, "image.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read image: %w", err)
+	}
+	img := image{}
+	if err := json.Unmarshal(meta, &img); err != nil {
+		return nil, fmt.Errorf("read image: %w", err)
+	}
+	img.Disk = filepath.Join(dir, "disk.raw")
+	return &img, nil
+}
+
+// base returns the tree of a release, making it on first use.
+func (b *builder) base(ctx context.Context, suite string) (string, error) {
+	b.mu.Lock()
+	t := b.bases[suite]
+	if t == nil {
+		t = &base{}
+		b.bases[suite] = t
+	}
+	b.mu.Unlock()
+	t.once.Do(func() { t.dir, t.err = b.makeBase(ctx, suite) })
+	return t.dir, t.err
+}
+
+func (b *builder) makeBase(ctx context.Context, suite string) (string, error) {
+	dir := filepath.Join(b.cache, "base-"+suite+"-"+b.baseHash(suite))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := b.acquire(ctx); err != nil {
+		return "", err
+	}
+	defer b.release()
+	start := time.Now()
+	work := filepath.Join(b.cache, "work", "base-"+suite)
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return "", fmt.Errorf("make work directory: %w", err)
+	}
+	logf, err := os.Create(filepath.Join(b.cache, "base-"+suite+".log"))
+	if err != nil {
+		return "", fmt.Errorf("open build log: %w", err)
+	}
+	defer logf.Close()
+	tree := filepath.Join(work, "tree")
+	if err := b.script(ctx, "base.sh", logf, suite, tree, strings.Join(basePackages(), ","), b.sourcesLine(suite)); err != nil {
+		return "", fmt.Errorf("build base of %s: %w", suite, err)
+	}
+	old, err := filepath.Glob(filepath.Join(b.cache, "base-"+suite+"-*"))
+	if err != nil {
+		return "", fmt.Errorf("store base: %w", err)
+	}
+	for _, o := range old {
+		if err := os.RemoveAll(o); err != nil {
+			return "", fmt.Errorf("drop old base: %w", err)
+		}
+	}
+	if err := os.Rename(tree, dir); err != nil {
+		return "", fmt.Errorf("store base: %w", err)
+	}
+	b.log("built base of %s in %.0fs", suite, time.Since(start).Seconds())
+	return dir, nil
+}
+
+// script runs one of the embedded scripts, contained.
+func (b *builder) script(ctx context.Context, name string, log io.Writer, args ...string) error {
+	text, err := content.ReadFile("scripts/" + name)
+	if err != nil {
+		return fmt.Errorf("read script: %w", err)
+	}
+	path := filepath.Join(b.cache, "work", name)
+	if err := os.WriteFile(path+".new", text, 0o755); err != nil {
+		return fmt.Errorf("write script: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write script: %w", err)
+	}
+	return runContained(ctx, path, log, args...)
+}
+
+func (b *builder) sourcesLine(suite string) string {
+	if b.sources == "" {
+		return ""
+	}
+	return fmt.Sprintf("deb %s %s main", b.sources, suite)
+}
+
+func (b *builder) baseHash(suite string) string {
+	h := sha256.New()
+	script, _ := content.ReadFile("scripts/base.sh") // embedded: cannot be absent
+	fmt.Fprintf(h, "%s\n%s\n%s\n%q\n%s", cacheFormat, suite, b.sources, basePackages(), script)
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+// hash covers everything that decides what is on the server's disk.
+func (b *builder) hash(s Spec, files map[string]string) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n%q\n", b.baseHash(s.Suite), s.Suite, s.Packages)
+	for _, script := range []string{"layer.sh", "image.sh"} {
+		text, _ := content.ReadFile("scripts/" + script) // embedded: cannot be absent
+		fmt.Fprintf(h, "%s\n%q\n", script, text)
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(h, "%s\n%q\n", name, files[name])
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}

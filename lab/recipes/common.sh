@@ -1,0 +1,65 @@
+# Sourced inside every server's tree before its own recipe, with these set:
+#   NAME ADDRESS INTERFACE ROUTES(space-separated) GATEWAY LABKEY(public)
+#   BOOT_UUID BOOT_PREFIX ROOT_UUID ROOT_FLAGS HOSTS(newline-separated)
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+
+echo "$NAME" > /etc/hostname
+printf '127.0.0.1\tlocalhost\n%s\n' "$HOSTS" > /etc/hosts
+rm -f /etc/resolv.conf /var/lib/dbus/machine-id
+tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
+ln -s /etc/machine-id /var/lib/dbus/machine-id 2>/dev/null || true
+
+ssh-keygen -q -A
+install -d -m 700 /root/.ssh
+echo "$LABKEY" > /root/.ssh/authorized_keys
+chmod 600 /root/.ssh/authorized_keys
+
+cp /recipe/files/fstab /etc/fstab
+if [ -e /recipe/files/interfaces ]; then
+    cp /recipe/files/interfaces /etc/network/interfaces
+fi
+
+cp /recipe/files/churn /usr/local/sbin/churn
+chmod 755 /usr/local/sbin/churn
+install_unit() { # NAME COMMAND [EXTRA-UNIT-LINES]
+    cat > "/etc/systemd/system/$1.service" <<UNIT
+[Unit]
+Description=$1 of $NAME
+After=network.target ${3:-}
+
+[Service]
+ExecStart=$2
+Restart=on-failure
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    systemctl enable -q "$1.service"
+}
+install_unit churn /usr/local/sbin/churn
+
+kernel=$(cd /boot && ls vmlinuz-* | sort -V | tail -n 1)
+version=${kernel#vmlinuz-}
+# Each server's initramfs is its own, as on servers that were installed apart.
+mkdir -p /boot/grub
+cat > /etc/default/grub <<GRUB
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
+GRUB
+cat > /boot/grub/grub.cfg <<GRUB
+set default=0
+set timeout=0
+serial --unit=0 --speed=115200
+terminal_input serial console
+terminal_output serial console
+menuentry 'Debian GNU/Linux' --class debian --class gnu-linux --class os {
+	search --no-floppy --fs-uuid --set=root $BOOT_UUID
+	linux	$BOOT_PREFIX/vmlinuz-$version root=UUID=$ROOT_UUID ro $ROOT_FLAGS console=tty0 console=ttyS0,115200
+	initrd	$BOOT_PREFIX/initrd.img-$version
+}
+GRUB

@@ -1,0 +1,229 @@
+// Package config is leeward.yaml as values: it parses the file and refuses
+// what it does not understand, naming every problem at once with its line. It
+// opens nothing but that file and reaches nobody.
+package config
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+)
+
+// DefaultFile is read where no other file is named.
+const DefaultFile = "leeward.yaml"
+
+// maxFile bounds what is read; no estate written by hand is near it.
+const maxFile = 4 << 20
+
+// Estate is a whole leeward.yaml. Paths in it are absolute or relative to the
+// working directory, never to the file. Nothing changes it after Load.
+type Estate struct {
+	File      string // where it was read
+	Name      string
+	Source    Source
+	Target    Target
+	Seeds     []string  // directories, disk images, old trees that may hold the same bytes
+	Deadline  time.Time // zero if there is none
+	Servers   []Server  // as in the file; at least one
+	Databases []Database
+	Groups    []Group
+	Volatile  []string // patterns of what may differ at verify, beside those built in
+}
+
+// Source is the site that is protected.
+type Source struct {
+	Name   string
+	SSH    SSH
+	Limits Limits
+}
+
+// SSH says how to reach a host where ssh_config does not say it.
+type SSH struct {
+	User    string
+	Port    int      // 0: as ssh_config has it
+	Config  string   // file in place of ~/.ssh/config
+	Options []string // further arguments of ssh, each one word
+	Streams int      // connections a pass may use at once; 0: Leeward decides
+	Sudo    Sudo
+}
+
+// Sudo says whether the agent becomes root where the user is not.
+type Sudo string
+
+// Auto uses sudo where it is needed. Never stays the user, who then reads only
+// what that user may read.
+const (
+	SudoAuto  Sudo = "auto"
+	SudoNever Sudo = "never"
+)
+
+// Target is the site that keeps the replicas.
+type Target struct {
+	Name        string
+	Store       string
+	Hypervisor  string // qemu or libvirt:URI
+	Accelerator string // auto, kvm or tcg
+	Network     []NetworkMap
+}
+
+// NetworkMap says which network at the target stands for one of the source.
+type NetworkMap struct {
+	From netip.Prefix
+	To   netip.Prefix // as long as From
+}
+
+// Capture says what a server is read as.
+type Capture string
+
+// Files reads the mounted filesystems over ssh, QEMU the disks at the
+// hypervisor.
+const (
+	Files Capture = "files"
+	QEMU  Capture = "qemu"
+)
+
+// Server is one protected machine. SSH and Limits are complete: what the
+// server does not say is taken from the source.
+type Server struct {
+	Name            dr.ServerName
+	Host            string
+	Capture         Capture
+	After           []dr.ServerName // started before this one
+	Probes          []Probe
+	Exclude         []string // patterns to leave out beside the built-in ones
+	IncludeExcluded []string // built-in patterns to carry all the same
+	SSH             SSH
+	Limits          Limits
+	Line            int // in the file
+}
+
+// Probe is a question that a working replica answers. Exactly one field is set.
+type Probe struct {
+	HTTP string // URL; without a host it is the server's own address
+	TCP  int    // port
+}
+
+// Limits bound what a pass may use of a source. The zero value bounds nothing.
+type Limits struct {
+	Bandwidth Rate
+	Disk      Rate
+	Nice      int
+	Cores     float64 // share of cores: 0.5 is half of one
+}
+
+// Rate is in bytes per second; 0 is no limit.
+type Rate int64
+
+// Database is a database replicated row by row.
+type Database struct {
+	Name   string
+	Engine string // mssql, postgres or mariadb
+	Source Endpoint
+	Target Endpoint
+	Line   int
+}
+
+// Endpoint reaches one side of a database. It holds no secret, only the place
+// of one, of which at most one is set.
+type Endpoint struct {
+	DSN             string
+	PasswordFile    string
+	PasswordEnv     string
+	PasswordCommand []string
+}
+
+// Group is a set of things that recover together, in this order.
+type Group struct {
+	Name      string
+	Order     []string // names of servers and databases
+	Objective Objective
+	Line      int
+}
+
+// Objective is what a group is meant to reach; 0 where nothing is demanded.
+type Objective struct {
+	RPO time.Duration
+	RTO time.Duration
+}
+
+// Load reads the estate in the file path. An error of type *Problems holds all
+// that is wrong with its content.
+func Load(path string) (*Estate, error) {
+	f, err := os.Open(path)
+	if os.IsNotExist(err) {
+		return nil, dr.WithHint(fmt.Errorf("read configuration: %w", err),
+			"name the file with -c FILE, or go to the directory that holds "+DefaultFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("read configuration %s: it is larger than %d MiB", path, maxFile>>20)
+	}
+	return Parse(path, data)
+}
+
+// Server returns the server of that name, or nil.
+func (e *Estate) Server(name dr.ServerName) *Server {
+	for i := range e.Servers {
+		if e.Servers[i].Name == name {
+			return &e.Servers[i]
+		}
+	}
+	return nil
+}
+
+// Select turns names of servers and groups into names of servers, each once,
+// in the order of the file. No names select all servers.
+func (e *Estate) Select(names []string) ([]dr.ServerName, error) {
+	wanted := map[string]bool{}
+	for _, name := range names {
+		if g := e.group(name); g != nil {
+			for _, member := range g.Order {
+				wanted[member] = true
+			}
+			continue
+		}
+		if e.Server(dr.ServerName(name)) == nil {
+			return nil, e.unknown(name)
+		}
+		wanted[name] = true
+	}
+	var out []dr.ServerName
+	for _, s := range e.Servers {
+		if len(names) == 0 || wanted[string(s.Name)] {
+			out = append(out, s.Name)
+		}
+	}
+	return out, nil
+}
+
+func (e *Estate) group(name string) *Group {
+	i := slices.IndexFunc(e.Groups, func(g Group) bool { return g.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &e.Groups[i]
+}
+
+// unknown explains that nothing here has that name.
+func (e *Estate) unknown(name string) error {
+	var have []string
+	for _, s := range e.Servers {
+		have = append(have, string(s.Name))
+	}
+	for _, g := range e.Groups {
+		have = append(have, g.Name)
+	}
+	return dr.WithHint(fmt.Errorf("select %q: %s has no server or group of that name", name, e.File), suggest(name, have))
+}

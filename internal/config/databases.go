@@ -1,0 +1,87 @@
+package config
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+func (r *reader) databases(n *yaml.Node, e *Estate) {
+	r.each("databases", n, func(i int, n *yaml.Node) {
+		d := Database{Line: n.Line}
+		r.mapping(label("database", i, n), n, []field{
+			{"name", true, func(w string, n *yaml.Node) { d.Name = r.name(w, n) }},
+			{"engine", true, func(w string, n *yaml.Node) { d.Engine = r.choice(w, n, "mssql", "postgres", "mariadb") }},
+			{"source", true, func(w string, n *yaml.Node) { d.Source = r.endpoint(w, n) }},
+			{"target", true, func(w string, n *yaml.Node) { d.Target = r.endpoint(w, n) }},
+		})
+		if d.Source.DSN != "" && d.Source.DSN == d.Target.DSN {
+			r.fault(n, label("database", i, n), "source and target are the same database")
+		}
+		e.Databases = append(e.Databases, d)
+	})
+}
+
+// endpoint reads how to reach a database. A secret written here is refused and
+// never repeated.
+func (r *reader) endpoint(where string, n *yaml.Node) (p Endpoint) {
+	places := 0
+	r.mapping(where, n, []field{
+		{"dsn", true, func(w string, n *yaml.Node) { p.DSN = r.dsn(w, n) }},
+		{"password_file", false, func(w string, n *yaml.Node) { p.PasswordFile = r.path(w, n); places++ }},
+		{"password_env", false, func(w string, n *yaml.Node) { p.PasswordEnv = r.variable(w, n); places++ }},
+		{"password_command", false, func(w string, n *yaml.Node) { p.PasswordCommand = r.texts(w, n); places++ }},
+	})
+	if places > 1 {
+		r.fault(n, where, "want at most one of password_file, password_env and password_command")
+	}
+	return p
+}
+
+var (
+	dsnSecretKey  = regexp.MustCompile(`(?i)(^|[;&?\s])(password|passwd|pwd)\s*=`)
+	dsnSecretUser = regexp.MustCompile(`^[^/@\s]*:[^@\s]*@`)
+	variableRE    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+// dsn reads a data source name. What is wrong is told without its text, which
+// may hold a password.
+func (r *reader) dsn(where string, n *yaml.Node) string {
+	n = r.follow(n)
+	if n == nil || n.Kind != yaml.ScalarNode || n.Value == "" {
+		if n != nil {
+			r.fault(n, where, "want one value")
+		}
+		return ""
+	}
+	s, secret := n.Value, dsnSecretKey.MatchString(n.Value)
+	if strings.Contains(s, "://") {
+		u, err := url.Parse(s)
+		if err != nil {
+			r.fault(n, where, "this is no URL (its text is not shown: it may hold a password)")
+			return ""
+		}
+		if _, has := u.User.Password(); has {
+			secret = true
+		}
+	} else if dsnSecretUser.MatchString(s) {
+		secret = true
+	}
+	if secret {
+		r.fault(n, where, "it holds a password; take it out, and name its place with password_file, password_env or password_command")
+		return ""
+	}
+	return s
+}
+
+func (r *reader) variable(where string, n *yaml.Node) string {
+	s, ok := r.text(where, n)
+	if ok && !variableRE.MatchString(s) {
+		// It may be the password itself, so it is not repeated.
+		r.fault(n, where, "this is no name of an environment variable")
+		return ""
+	}
+	return s
+}

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+)
+
+// servers reads the list of servers; the source's settings are known by then.
+func (r *reader) servers(n *yaml.Node, e *Estate) {
+	r.each("servers", n, func(i int, n *yaml.Node) {
+		e.Servers = append(e.Servers, r.server(label("server", i, n), n, e.Source))
+	})
+	if len(e.Servers) == 0 {
+		r.fault(n, "servers", "there is none; want at least one, as in {name: web1, host: 10.10.0.11}")
+	}
+}
+
+// label names element i of a list by its own name where it has one.
+func label(what string, i int, n *yaml.Node) string {
+	for k := 0; n.Kind == yaml.MappingNode && k+1 < len(n.Content); k += 2 {
+		if v := n.Content[k+1]; n.Content[k].Value == "name" && dr.ValidName(v.Value) {
+			return what + " " + v.Value
+		}
+	}
+	return fmt.Sprintf("%s %d", what, i+1)
+}
+
+func (r *reader) server(where string, n *yaml.Node, from Source) Server {
+	s := Server{Capture: Files, SSH: from.SSH, Limits: from.Limits, Line: n.Line}
+	r.mapping(where, n, []field{
+		{"name", true, func(w string, n *yaml.Node) { s.Name = dr.ServerName(r.name(w, n)) }},
+		{"host", false, func(w string, n *yaml.Node) { s.Host = r.word(w, n) }},
+		{"capture", false, func(w string, n *yaml.Node) {
+			s.Capture = Capture(r.choice(w, n, string(Files), string(QEMU)))
+		}},
+		{"after", false, func(w string, n *yaml.Node) {
+			for _, name := range r.references(w, n, false) {
+				s.After = append(s.After, dr.ServerName(name))
+			}
+		}},
+		{"probes", false, func(w string, n *yaml.Node) {
+			r.each(w, n, func(_ int, n *yaml.Node) { s.Probes = append(s.Probes, r.probe(w, n)) })
+		}},
+		{"exclude", false, func(w string, n *yaml.Node) { s.Exclude = r.patterns(w, n) }},
+		{"include_excluded", false, func(w string, n *yaml.Node) { s.IncludeExcluded = r.patterns(w, n) }},
+		{"ssh", false, func(w string, n *yaml.Node) { r.ssh(w, n, &s.SSH) }},
+		{"limits", false, func(w string, n *yaml.Node) { r.limits(w, n, &s.Limits) }},
+	})
+	if s.Host == "" {
+		s.Host = string(s.Name) // as ssh_config may know it
+	}
+	return s
+}
+
+// references reads names to be resolved once everything is read.
+func (r *reader) references(where string, n *yaml.Node, any bool) (out []string) {
+	r.each(where, n, func(_ int, n *yaml.Node) {
+		s, ok := r.text(where, n)
+		if !ok {
+			return
+		}
+		for _, other := range out {
+			if other == s {
+				r.fault(n, where, "%q is there twice", s)
+				return
+			}
+		}
+		out = append(out, s)
+		r.refs = append(r.refs, reference{line: n.Line, where: where, name: s, any: any})
+	})
+	return out
+}
+
+func (r *reader) probe(where string, n *yaml.Node) (p Probe) {
+	set := 0
+	r.mapping(where, n, []field{
+		{"http", false, func(w string, n *yaml.Node) { p.HTTP = r.address(w, n); set++ }},
+		{"tcp", false, func(w string, n *yaml.Node) { p.TCP = r.integer(w, n, 1, 65535); set++ }},
+	})
+	if set != 1 && n.Kind == yaml.MappingNode {
+		r.fault(n, where, "a probe is one of http and tcp, as in {http: \"http://:8080/health\"}")
+	}
+	return p
+}
+
+func (r *reader) address(where string, n *yaml.Node) string {
+	s, ok := r.text(where, n)
+	if !ok {
+		return ""
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		r.fault(n, where, "%q: want a URL; without a host it is the server itself, as in http://:8080/health", s)
+		return ""
+	}
+	if port := u.Port(); port != "" {
+		if p, err := strconv.Atoi(port); err != nil || p < 1 || p > 65535 {
+			r.fault(n, where, "%q: port %s: want 1 to 65535", s, port)
+		}
+	}
+	if u.User != nil {
+		r.fault(n, where, "the URL holds a user name or password; no secret belongs in this file")
+	}
+	return s
+}
+
+// patterns reads paths with wildcards, in the language that docs/formats.md
+// describes.
+func (r *reader) patterns(where string, n *yaml.Node) (out []string) {
+	r.each(where, n, func(_ int, n *yaml.Node) {
+		s, ok := r.text(where, n)
+		if !ok {
+			return
+		}
+		if !strings.HasPrefix(s, "/") || s == "/" {
+			r.fault(n, where, "%q: want a path that begins with /, as in /var/tmp/** or /**/*.iso", s)
+			return
+		}
+		for part := range strings.SplitSeq(s, "/") {
+			if _, err := path.Match(part, ""); err != nil {
+				r.fault(n, where, "%q: %q is no pattern: %v", s, part, err)
+				return
+			}
+		}
+		out = append(out, s)
+	})
+	return out
+}

@@ -1,0 +1,161 @@
+// Package protect runs passes: it reaches the sources of an estate, carries what
+// changed into their replicas, compares the two, and tells beforehand what that
+// takes. What it returns are plain values; rendering them is left to the caller.
+package protect
+
+import (
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+)
+
+// Options say what to work on.
+type Options struct {
+	Estate *config.Estate
+	Names  []dr.ServerName // servers to work on; empty means all
+
+	// Progress is told of every change of a server's progress. It is called
+	// concurrently and must return at once. It may be nil.
+	Progress func(Progress)
+}
+
+// Progress is the newest state of one server's pass. A later value replaces an
+// earlier one whole; totals that are not known yet are zero.
+type Progress struct {
+	Server    dr.ServerName
+	Phase     string // in a word or two: connecting, scanning, copying …
+	Entries   int64  // entries known to be there
+	Examined  int64  // of them, those looked at
+	Files     int64  // files to bring over
+	FilesDone int64
+	Bytes     int64 // content to bring over, uncompressed
+	BytesDone int64
+	WireIn    int64 // bytes from the source so far
+	WireOut   int64 // bytes to the source so far
+	Started   time.Time
+	Finished  bool
+	Err       error
+	Note      string // what a person should know now: waiting for the link …
+}
+
+// PlanResult is what plan found out.
+type PlanResult struct {
+	Servers  []ServerPlan  `json:"servers"`
+	Target   TargetSpace   `json:"target"`
+	Bytes    int64         `json:"bytes"`     // to be carried by all servers together
+	ETA      time.Duration `json:"eta_ns"`    // until all have a recovery point; 0 unknown
+	Deadline time.Time     `json:"deadline"`  // zero where there is none
+	Findings []Finding     `json:"findings"`  // of the estate as a whole
+	Measured int64         `json:"link_rate"` // bytes per second the ETA assumes; 0 unknown
+}
+
+// TargetSpace compares what the store will need with what is free there.
+type TargetSpace struct {
+	Store string `json:"store"`
+	Need  int64  `json:"need"`
+	Free  int64  `json:"free"`
+}
+
+// ServerPlan is the plan for one server.
+type ServerPlan struct {
+	Server      dr.ServerName    `json:"server"`
+	Reachable   bool             `json:"reachable"`
+	System      string           `json:"system"` // as the source names itself, with kernel and firmware
+	Filesystems []FilesystemPlan `json:"filesystems"`
+	Excluded    []Exclusion      `json:"excluded"`
+	Databases   []DatabasePlan   `json:"databases"`
+	Bytes       int64            `json:"bytes"`  // to be carried, before deduplication and compression
+	ETA         time.Duration    `json:"eta_ns"` // 0 unknown
+	Findings    []Finding        `json:"findings"`
+	Err         string           `json:"error,omitempty"` // why it is not reachable
+	Hint        string           `json:"hint,omitempty"`
+}
+
+// FilesystemPlan is one filesystem a pass carries.
+type FilesystemPlan struct {
+	MountPoint string `json:"mount_point"`
+	Type       string `json:"type"`
+	Size       int64  `json:"size"`
+	Used       int64  `json:"used"`
+	Inodes     int64  `json:"inodes"`
+}
+
+// Exclusion is something a pass leaves behind, and why.
+type Exclusion struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// DatabasePlan says how a running database is treated.
+type DatabasePlan struct {
+	Engine   string `json:"engine"`
+	DataDir  string `json:"data_dir"`
+	Decision string `json:"decision"`
+	Advice   string `json:"advice,omitempty"`
+}
+
+// Level grades a finding.
+type Level string
+
+// A blocker stops the pass, a warning costs something, a note is good to know.
+const (
+	Blocker Level = "blocker"
+	Warning Level = "warning"
+	Note    Level = "note"
+)
+
+// Finding is something plan noticed.
+type Finding struct {
+	Level Level  `json:"level"`
+	Text  string `json:"text"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// RunResult is what replicate did.
+type RunResult struct {
+	Servers  []ServerRun   `json:"servers"`
+	Duration time.Duration `json:"duration_ns"`
+}
+
+// ServerRun is how the pass of one server ended.
+type ServerRun struct {
+	Server   dr.ServerName `json:"server"`
+	Outcome  dr.Outcome    `json:"outcome"`
+	Point    dr.PointID    `json:"point,omitempty"` // the recovery point it made
+	Traffic  dr.Traffic    `json:"traffic"`
+	Duration time.Duration `json:"duration_ns"`
+	Fuzzy    []string      `json:"fuzzy,omitempty"` // files that changed each time they were read, quoted
+	Warnings []string      `json:"warnings,omitempty"`
+	Err      string        `json:"error,omitempty"`
+	Hint     string        `json:"hint,omitempty"`
+}
+
+// VerifyResult is what verify found.
+type VerifyResult struct {
+	Servers  []ServerVerify `json:"servers"`
+	Patterns []string       `json:"volatile_patterns"` // what may differ
+	Duration time.Duration  `json:"duration_ns"`
+}
+
+// ServerVerify compares one source with its replica. Outcome is Done only where
+// everything was compared, and NotDone where that found differences.
+type ServerVerify struct {
+	Server      dr.ServerName `json:"server"`
+	Outcome     dr.Outcome    `json:"outcome"`
+	Differences []Difference  `json:"differences"`
+	Volatile    []Difference  `json:"volatile"` // differences that a volatile pattern covers
+	Newer       []Difference  `json:"newer"`    // entries changed at the source since the pass
+	Entries     int64         `json:"entries"`  // compared
+	Bytes       int64         `json:"bytes"`    // of file content compared
+	Duration    time.Duration `json:"duration_ns"`
+	Err         string        `json:"error,omitempty"`
+	Hint        string        `json:"hint,omitempty"`
+}
+
+// Difference is one entry that is not the same on both sides.
+type Difference struct {
+	Path   string `json:"path"` // quoted as by strconv.Quote where it is not plain text
+	Kind   string `json:"kind"` // missing, extra, content, owner …
+	Detail string `json:"detail,omitempty"`
+}

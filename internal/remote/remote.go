@@ -158,26 +158,31 @@ func (c *Client) handshake(ctx context.Context, b *bootstrap, o Options) error {
 
 var errSilentAgent = &temporary{errors.New("the agent does not answer")}
 
-// greet exchanges hellos, then measures the round trip and the clocks.
+// greet exchanges hellos, then measures the clocks and the round trip.
 func (c *Client) greet(ctx context.Context, self *agentpb.Hello) error {
 	if self == nil {
 		self = &agentpb.Hello{Protocol: agentpb.Protocol}
 	}
 	c.hello = &agentpb.Hello{}
-	sent := time.Now()
 	if err := c.conn.Call(ctx, "hello", self, c.hello); err != nil {
 		return err
 	}
-	c.rtt = time.Since(sent)
-	c.skew = time.Unix(0, c.hello.ClockUnixNano).Sub(sent.Add(c.rtt / 2))
 	if err := agree(self, c.hello); err != nil {
 		return err
 	}
+	// The first answer waited for the agent to start, so it measures nothing.
+	sent := time.Now()
+	again := &agentpb.Hello{}
+	if err := c.conn.Call(ctx, "hello", self, again); err != nil {
+		return err
+	}
+	trip := time.Since(sent)
+	c.skew = time.Unix(0, again.ClockUnixNano).Sub(sent.Add(trip / 2))
 	rtt, err := c.Measure(ctx, 5)
 	if err != nil {
 		return err
 	}
-	c.rtt = min(rtt, c.rtt)
+	c.rtt = min(rtt, trip)
 	return nil
 }
 

@@ -110,7 +110,7 @@ func settings(e effective, defaults effective, aes bool) []string {
 		}
 	}
 	switch e["loglevel"] {
-	case "QUIET", "FATAL", "ERROR": // they hide why a connection ended
+	case "SILENT", "QUIET", "FATAL", "ERROR": // they hide why a connection ended
 		o = append(o, "LogLevel=INFO")
 	}
 	if v, ok := e["connecttimeout"]; !ok || v == "none" || v == "0" {

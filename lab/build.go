@@ -78,6 +78,9 @@ func openCache(ctx context.Context, dir string, log func(string, ...any)) (*buil
 		return nil, nil, fmt.Errorf("clear cache: %w", err)
 	}
 	pub, err := labKey(ctx, dir)
+	if err == nil {
+		err = writeScripts(filepath.Join(dir, "work"))
+	}
 	if err != nil {
 		unlock()
 		return nil, nil, err
@@ -88,6 +91,19 @@ func openCache(ctx context.Context, dir string, log func(string, ...any)) (*buil
 		bases: map[string]*base{},
 	}
 	return b, unlock, nil
+}
+
+// writeScripts puts the build scripts where they can be run.
+func writeScripts(dir string) error {
+	files := map[string]string{}
+	for _, name := range []string{"base.sh", "layer.sh", "image.sh"} {
+		text, err := content.ReadFile("scripts/" + name)
+		if err != nil {
+			return fmt.Errorf("read script: %w", err)
+		}
+		files[name] = string(text)
+	}
+	return writeFiles(dir, files)
 }
 
 // labKey makes the key that opens all servers, once per cache, and returns its
@@ -305,18 +321,7 @@ func (b *builder) makeBase(ctx context.Context, suite string) (string, error) {
 
 // script runs one of the embedded scripts, contained.
 func (b *builder) script(ctx context.Context, name string, log io.Writer, args ...string) error {
-	text, err := content.ReadFile("scripts/" + name)
-	if err != nil {
-		return fmt.Errorf("read script: %w", err)
-	}
-	path := filepath.Join(b.cache, "work", name)
-	if err := os.WriteFile(path+".new", text, 0o755); err != nil {
-		return fmt.Errorf("write script: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write script: %w", err)
-	}
-	return runContained(ctx, path, log, args...)
+	return runContained(ctx, filepath.Join(b.cache, "work", name), log, args...)
 }
 
 func (b *builder) sourcesLine(suite string) string {

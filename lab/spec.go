@@ -80,7 +80,7 @@ func Servers() []Spec {
 			Name: "app1", Suite: "bookworm", Host: 12, User: "root",
 			Packages:    []string{"python3-psycopg2", "tcsh"},
 			Filesystems: []Filesystem{root("xfs", 2560)},
-			Writer:      []string{"orders"},
+			Writer:      []string{"shopper"},
 		},
 		{
 			Name: "db1", Suite: "bookworm", Host: 13, User: "root",

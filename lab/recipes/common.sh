@@ -22,6 +22,20 @@ fi
 
 cp /recipe/files/churn /usr/local/sbin/churn
 chmod 755 /usr/local/sbin/churn
+install_program() { # NAME, text on standard input
+    cat > "/usr/local/sbin/$1"
+    chmod 755 "/usr/local/sbin/$1"
+}
+# The user with sudo that the lab's key opens instead of root.
+sudo_user() { # NAME
+    useradd -m -s /bin/bash "$1"
+    echo "$1 ALL=(ALL) NOPASSWD: ALL" > "/etc/sudoers.d/$1"
+    chmod 440 "/etc/sudoers.d/$1"
+    install -d -m 700 -o "$1" -g "$1" "/home/$1/.ssh"
+    install -m 600 -o "$1" -g "$1" /root/.ssh/authorized_keys "/home/$1/.ssh/authorized_keys"
+    rm /root/.ssh/authorized_keys
+    echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/root.conf
+}
 install_unit() { # NAME COMMAND [EXTRA-UNIT-LINES]
     cat > "/etc/systemd/system/$1.service" <<UNIT
 [Unit]

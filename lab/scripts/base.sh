@@ -15,4 +15,4 @@ mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/apt \
     --dpkgopt='force-unsafe-io' \
     --aptopt='Apt::Install-Recommends "false"' \
     "$suite" "$tree" ${sources:+"$sources"}
-rm -rf "$tree"/dev/* "$tree"/etc/ssh/ssh_host_*
+rm -rf "$tree"/dev/* "$tree"/etc/ssh/ssh_host_* "$tree"/var/cache/apt/archives/*.deb "$tree"/var/cache/apt/*.bin

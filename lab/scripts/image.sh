@@ -49,8 +49,12 @@ if [ -e "$work/populate.sh" ]; then
     mkdir -p "$top/recipe"
     cp "$work/populate.sh" "$work/env" "$top/recipe/"
     mount -t proc proc "$top/proc"
+    mount -t tmpfs tmpfs "$top/dev"
+    mknod -m 666 "$top/dev/null" c 1 3
+    mknod -m 666 "$top/dev/zero" c 1 5
+    mknod -m 666 "$top/dev/urandom" c 1 9
     chroot "$top" /bin/bash -eu -c '. /recipe/env; . /recipe/populate.sh'
-    umount "$top/proc"
+    umount "$top/proc" "$top/dev"
     rm -rf "$top/recipe"
 fi
 umount -R "$top"

@@ -19,4 +19,5 @@ mmdebstrap --quiet --mode=root --variant=custom --skip=check/empty,update,cleanu
     --aptopt='Apt::Install-Recommends "false"' \
     --customize-hook='chroot "$1" /bin/bash -eu -c ". /recipe/env; . /recipe/common.sh; . /recipe/recipe.sh"' \
     "$suite" "$tree" ${sources:+"$sources"}
-rm -rf "$tree/recipe" "$tree"/var/lib/apt/lists/*_Packages "$tree"/dev/*
+rm -rf "$tree/recipe" "$tree"/var/lib/apt/lists/*_* "$tree"/dev/* \
+    "$tree"/var/cache/apt/archives/*.deb "$tree"/var/cache/apt/*.bin

@@ -11,13 +11,24 @@ unset SSH_CONNECTION SSH_CLIENT TMPDIR HOME
 while read -r dev mp type opts rest; do
     if [ "$type" = tmpfs ]; then mount -t tmpfs -o "$opts" "$dev" "$mp"; fi
 done < /etc/fstab
+systemd-tmpfiles --create --prefix=/run 2> /dev/null
 mkdir -p /run/lock /run/sshd
 chmod 1777 /run/lock
 : > /run/utmp
 
+background() { # NAME COMMAND…
+    local name=$1
+    shift
+    "$@" &
+    echo $! > "/run/$name.pid"
+}
+writer() { # NAME COMMAND…: a service that only changes files
+    if [ ! -e /run/lab/quiet ]; then background "$@"; fi
+}
+
 /usr/sbin/sshd
 . /run/lab/start.sh
-if [ ! -e /run/lab/quiet ]; then /usr/local/sbin/churn & fi
+writer churn /usr/local/sbin/churn
 touch /run/lab/started
 
 # Reap whatever is re-parented here, for ever.

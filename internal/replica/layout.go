@@ -194,7 +194,7 @@ func (l *Layout) check() error {
 		if !p.Gone {
 			uuids[p.UUID] = p.MountPoint
 		}
-		if p.Size <= 0 || p.Offset < mebibyte || p.Offset+p.Size > l.Size {
+		if p.Size <= 0 || p.Offset < mebibyte || p.Offset > l.Size-p.Size {
 			return fmt.Errorf("partition %d lies outside of the disk", p.Number)
 		}
 	}

@@ -56,9 +56,14 @@ func needRoot(t *testing.T, tools ...string) {
 // blocks it has a small pool.
 func newStore(t *testing.T) *Store {
 	t.Helper()
+	return newStoreOf(t, 768*mebibyte)
+}
+
+func newStoreOf(t *testing.T, size int64) *Store {
+	t.Helper()
 	dir := t.TempDir()
 	ctx := context.Background()
-	if err := EnsurePool(ctx, dir, PoolOptions{Size: 768 * mebibyte}); err != nil {
+	if err := EnsurePool(ctx, dir, PoolOptions{Size: size}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -44,7 +44,8 @@ func makerOf(fstype string) (maker, error) {
 		return maker{least: smallestPool, mount: "xfs", make: makeXFS, grow: growXFS, growMounted: true,
 			adapt: adaptXFS, options: "nouuid,noquota,discard"}, nil
 	case "btrfs":
-		return maker{least: 128 * mebibyte, mount: "btrfs", make: makeBtrfs, grow: growBtrfs, growMounted: true,
+		// Linux resizes none below 256 MiB.
+		return maker{least: 256 * mebibyte, mount: "btrfs", make: makeBtrfs, grow: growBtrfs, growMounted: true,
 			options: "subvolid=5,skip_balance"}, nil
 	case "vfat":
 		return maker{tree: true, least: mebibyte}, nil

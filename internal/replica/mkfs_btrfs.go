@@ -27,7 +27,13 @@ func makeBtrfs(ctx context.Context, dev string, p *Partition) error {
 	if err != nil {
 		return err
 	}
-	_, err = tool{name: "mkfs.btrfs", args: append(args, dev)}.run(ctx)
+	t := tool{name: "mkfs.btrfs", args: append(args, dev)}
+	_, err = t.run(ctx)
+	if err != nil && strings.Contains(err.Error(), "non-unique UUID") {
+		// A device of this host holds a btrfs of that id: another replica or a clone.
+		// To have them is our trade; older mkfs.btrfs can only be kept from looking.
+		_, err = t.alone().run(ctx)
+	}
 	return err
 }
 
@@ -57,9 +63,9 @@ func btrfsArgs(p *Partition, format, runtime []string) ([]string, error) {
 				"install newer btrfs-progs at the target")
 		}
 	}
-	args := []string{"-q", "-f", "-K", "-U", p.UUID, "-d", "single", "-m", "dup"}
-	if slices.Contains(p.Features, "mixed-bg") {
-		args = []string{"-q", "-f", "-K", "-U", p.UUID, "-d", "dup", "-m", "dup"}
+	args := []string{"-q", "-f", "-K", "-U", p.UUID}
+	if !slices.Contains(p.Features, "mixed-bg") {
+		args = append(args, "-d", "single", "-m", "dup")
 	}
 	if n := param(p, "nodesize"); n > 0 {
 		args = append(args, "-n", strconv.FormatUint(n, 10))

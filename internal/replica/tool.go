@@ -12,7 +12,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
-// packages name where Debian keeps each outside program this package runs.
+// packageOf names where Debian keeps an outside program that this package runs.
 func packageOf(program string) string {
 	switch program {
 	case "sfdisk":
@@ -43,7 +43,8 @@ func (t tool) run(ctx context.Context) (string, error) {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, t.args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "BLKID_FILE=/dev/null", // no cache of devices soon gone
+		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.Env = append(cmd.Env, t.env...)
 	if t.stdin != "" {
 		cmd.Stdin = strings.NewReader(t.stdin)
@@ -57,6 +58,15 @@ func (t tool) run(ctx context.Context) (string, error) {
 		return out.String(), fmt.Errorf("run %s: %w: %s", t.name, err, lastLines(out.String(), 6))
 	}
 	return out.String(), nil
+}
+
+// alone wraps t so that the program sees no block devices but those it is given:
+// it runs in a mount namespace in which the kernel's lists of them are empty.
+func (t tool) alone() tool {
+	const script = `mount --bind /dev/null /proc/partitions && mount -t tmpfs none /sys/block && exec "$0" "$@"`
+	t.args = append([]string{"--mount", "--propagation", "private", "sh", "-c", script, t.name}, t.args...)
+	t.name = "unshare"
+	return t
 }
 
 // findProgram looks where administrators' programs are, too: a sudo or cron

@@ -71,7 +71,7 @@ func qemuCommand(spec Spec, work, tap string) []string {
 		"-blockdev", "driver=raw,node-name=disk,file=file,discard=unmap",
 		"-netdev", "tap,id=net,ifname=" + tap + ",script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=net,mac=" + spec.MAC() + ",addr=0x3",
-		"-device", "virtio-rng-pci",
+		"-device", "virtio-rng-pci,addr=0x5",
 	}
 	return append(argv, disk...)
 }

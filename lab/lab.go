@@ -322,7 +322,7 @@ func (l *Lab) StopWriters(ctx context.Context, names ...string) error {
 		}
 		for _, w := range append([]string{"churn"}, spec.Writer...) {
 			script := fmt.Sprintf("if [ -d /run/systemd/system ]; then systemctl stop %[1]s; "+
-				"elif [ -e /run/%[1]s.pid ]; then kill $(cat /run/%[1]s.pid); rm /run/%[1]s.pid; fi", w)
+				"elif [ -e /run/%[1]s.pid ]; then kill -- -$(cat /run/%[1]s.pid); rm /run/%[1]s.pid; fi", w)
 			if _, err := l.Run(ctx, spec.Name, "/bin/sh", "-c", script); err != nil {
 				return err
 			}

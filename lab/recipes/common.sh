@@ -54,9 +54,15 @@ UNIT
 }
 install_unit churn /usr/local/sbin/churn
 
+# A site without a way out: nothing to download, and no LVM to scrub at boot.
+for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer; do
+    if [ -e "/usr/lib/systemd/system/$unit" ] || [ -e "/lib/systemd/system/$unit" ]; then
+        systemctl disable -q "$unit"
+    fi
+done
+
 kernel=$(cd /boot && ls vmlinuz-* | sort -V | tail -n 1)
 version=${kernel#vmlinuz-}
-# Each server's initramfs is its own, as on servers that were installed apart.
 mkdir -p /boot/grub
 cat > /etc/default/grub <<GRUB
 GRUB_DEFAULT=0

@@ -44,7 +44,7 @@ while read -r mount type start size uuid label subvols; do
     mount_fs "$mount" "$type" "$img" "$subvols"
 done < "$work/parts"
 
-cp -a --sparse=always "$tree/." "$top/"
+cp -a "$tree/." "$top/"
 if [ -e "$work/populate.sh" ]; then
     mkdir -p "$top/recipe"
     cp "$work/populate.sh" "$work/env" "$top/recipe/"

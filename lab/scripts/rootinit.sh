@@ -19,7 +19,7 @@ chmod 1777 /run/lock
 background() { # NAME COMMAND…
     local name=$1
     shift
-    "$@" &
+    setsid "$@" & # a group of its own, so that it can be ended whole
     echo $! > "/run/$name.pid"
 }
 writer() { # NAME COMMAND…: a service that only changes files

@@ -1,0 +1,195 @@
+package lab
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseRate(t *testing.T) {
+	good := map[string]int64{"0": 0, "200mbit": 200e6, "1Gbit": 1e9, "64kbit": 64e3}
+	for in, want := range good {
+		if got, err := parseRate(in); err != nil || got != want {
+			t.Errorf("parseRate(%q) = %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "200", "-1mbit", "0mbit", "1.5mbit", "200mb", "99999999999999999999gbit", "1mbit; reboot"} {
+		if got, err := parseRate(in); err == nil {
+			t.Errorf("parseRate(%q) = %d, want an error", in, got)
+		}
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	line := "4242 (a) b (c) S 1 4242 4242 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 12 13"
+	start, state, err := parseStat(line)
+	if err != nil || start != 987654 || state != 'S' {
+		t.Errorf("parseStat = %d, %c, %v; want 987654, S", start, state, err)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add("1 (init) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5 12 13")
+	f.Add(") ")
+	f.Fuzz(func(t *testing.T, line string) {
+		if _, state, err := parseStat(line); err == nil && state == 0 {
+			t.Errorf("parseStat(%q) has no state and no error", line)
+		}
+	})
+}
+
+func TestProcessIdentity(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := processOf(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := process{Pid: p.Pid, Start: p.Start + 1}
+	if other.alive() {
+		t.Error("a pid with another start time counts as the same process")
+	}
+	if err := other.kill(t.Context()); err != nil || !p.alive() {
+		t.Errorf("killing a process that is gone hit its pid's new owner: %v", err)
+	}
+	if err := p.kill(t.Context()); err != nil || p.alive() {
+		t.Errorf("kill: %v, alive %v", err, p.alive())
+	}
+	_ = cmd.Wait() // killed
+}
+
+func TestGateWithoutRecord(t *testing.T) {
+	dir := t.TempDir()
+	trace := filepath.Join(dir, "ran")
+	g, err := startGated(filepath.Join(dir, "log"), 0, "/bin/sh", "-c", "read -r go || exit 1; touch "+trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.w.Close() // as when the starter is killed
+	if err := waitFor(t.Context(), guestBoot, "the process to end", func() bool { return !g.alive() }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(trace); err == nil {
+		t.Error("the process went on although nobody recorded it")
+	}
+}
+
+func TestMirrorIn(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"deb http://mirror.example/debian bookworm main\n", "http://mirror.example/debian"},
+		{"# deb http://old.example/debian x main\ndeb [signed-by=/k] https://m.example/x/debian/ y main", "https://m.example/x/debian"},
+		{"Types: deb\nURIs: http://security.example/debian-security\n\nTypes: deb\nURIs: http://a.example/debian\n", "http://a.example/debian"},
+		{"deb http://packages.example/node nodistro main", ""},
+	} {
+		if got := mirrorIn(c.text); got != c.want {
+			t.Errorf("mirrorIn(%q) = %q, want %q", c.text, got, c.want)
+		}
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	for _, s := range []string{"", "plain", "it's", `a"b$c\`, "two\nlines", "'''"} {
+		out, err := exec.Command("/bin/sh", "-c", "printf %s "+shellQuote(s)).Output()
+		if err != nil || string(out) != s {
+			t.Errorf("shellQuote(%q) reads back as %q, %v", s, out, err)
+		}
+	}
+}
+
+func TestLayouts(t *testing.T) {
+	for _, s := range Servers() {
+		parts, disk := s.layout("seed")
+		if parts[0].Mount != "/" {
+			t.Errorf("%s: the first filesystem is %s", s.Name, parts[0].Mount)
+		}
+		end := int64(firstFSMiB) * mib
+		var uuids []string
+		for _, p := range parts {
+			if p.Offset != end {
+				t.Errorf("%s: %s begins at %d, want %d", s.Name, p.Mount, p.Offset, end)
+			}
+			end = p.Offset + p.Size
+			uuids = append(uuids, p.UUID)
+		}
+		if end+mib > int64(disk)*mib {
+			t.Errorf("%s: no room for the backup partition table", s.Name)
+		}
+		slices.Sort(uuids)
+		if len(slices.Compact(uuids)) != len(parts) {
+			t.Errorf("%s: filesystems share a UUID", s.Name)
+		}
+	}
+}
+
+// TestVariety holds the lab to what it promises to contain.
+func TestVariety(t *testing.T) {
+	suites, types, users := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	var separate, devNames, noexec bool
+	for _, s := range Servers() {
+		suites[s.Suite], users[s.User] = true, true
+		parts, _ := s.layout("seed")
+		fstab := s.fstab(parts)
+		devNames = devNames || strings.Contains(fstab, "/dev/sda2 / ")
+		noexec = noexec || strings.Contains(fstab, "/tmp tmpfs rw,nosuid,nodev,noexec")
+		for _, p := range parts {
+			types[p.Type] = true
+		}
+		separate = separate || strings.Contains(fstab, " /boot ") && strings.Contains(fstab, " /var ")
+		for _, ext := range []string{".sh", ".start"} {
+			if _, err := content.ReadFile("recipes/" + s.Name + ext); err != nil {
+				t.Errorf("%s has no %s", s.Name, ext)
+			}
+		}
+	}
+	if len(suites) != 3 || len(types) != 3 || len(users) != 2 || !separate || !devNames || !noexec {
+		t.Errorf("suites %v, types %v, users %v, separate %v, device names %v, noexec %v",
+			suites, types, users, separate, devNames, noexec)
+	}
+}
+
+func TestHashCoversRecipe(t *testing.T) {
+	b := &builder{pubkey: "key"}
+	s := Servers()[0]
+	files, err := b.workFiles(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := b.hash(s, files)
+	if before != b.hash(s, files) {
+		t.Error("the hash is not stable")
+	}
+	for name := range files {
+		changed := map[string]string{}
+		for n, text := range files {
+			changed[n] = text
+		}
+		changed[name] += "x"
+		if b.hash(s, changed) == before {
+			t.Errorf("the hash ignores %s", name)
+		}
+	}
+	s.Packages = append(slices.Clone(s.Packages), "more")
+	if b.hash(s, files) == before {
+		t.Error("the hash ignores the packages")
+	}
+}
+
+func TestUpRefusesContradictions(t *testing.T) {
+	for _, o := range []Options{
+		{Servers: []string{"web9"}},
+		{Servers: []string{"web1"}, Guests: []string{"db1"}},
+		{Servers: []string{"web1"}, Guests: []string{"web1"}, Data: map[string]int64{"web1": 1}},
+		{Rate: "fast"},
+	} {
+		o.Dir, o.Cache = t.TempDir(), t.TempDir()
+		if l, err := Up(t.Context(), o); err == nil {
+			t.Errorf("Up(%+v) succeeded", o)
+			_ = l.Down(t.Context())
+		}
+	}
+}

@@ -1,0 +1,270 @@
+// Package drill proves recovery points: it boots each from a throwaway clone on
+// hardware that leads nowhere and compares what came up with what runs at the
+// source. Nothing of a drill outlives it but its result, its serial log and its
+// picture of the screen.
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/adapt"
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/vm"
+)
+
+// Subject is one recovery point to prove.
+type Subject struct {
+	Server     dr.ServerName
+	Point      dr.PointID
+	Disk       string            // the point's disk, a raw image; it is only read
+	Partitions []adapt.Partition // of that disk
+	Facts      *agentpb.Facts    // of the source at that point
+	// Clone makes dst a copy of the disk that may be changed; nil uses CloneFile.
+	Clone func(ctx context.Context, dst string) error
+}
+
+// Options say how to drill. The zero value of each is a good default, but for
+// WorkDir and ResultDir.
+type Options struct {
+	Parallel    int           // machines at once; by default one a core
+	Accelerator vm.Accel      // auto by default
+	Firmware    vm.Firmware   // by default what the source started from
+	Timeout     time.Duration // of one boot; 10 minutes by default
+	Memory      int64         // bytes of each machine; by default the source's, between 512 MiB and 1 GiB
+	WorkDir     string        // for clones; on the filesystem of the points, so that they share blocks
+	ResultDir   string        // receives serial logs and pictures
+	Probe       string        // the program that reports from inside; by default this one
+	StopEarly   bool          // begin no further boot once one failed
+	// Progress is told of each step, from several goroutines at once; it must not
+	// block.
+	Progress func(Update)
+}
+
+// Update is a step of one subject.
+type Update struct {
+	Server dr.ServerName
+	Step   string
+	After  time.Duration // since the subject's turn came
+	Result *Result       // set with the last one
+}
+
+// Steps before those of the console.
+const (
+	StepClone  = "clone"
+	StepAdapt  = "adapt"
+	StepBoot   = "boot"
+	StepReport = "report"
+	StepDone   = "done"
+)
+
+const (
+	defaultTimeout = 10 * time.Minute
+	leastMemory    = 512 << 20
+	mostMemory     = 1 << 30
+)
+
+// Run drills all subjects and returns a result for each, in their order, also
+// with an error. The error is nil exactly when every one was proven. The process
+// should be in a private mount namespace (see mountns).
+func Run(ctx context.Context, subjects []Subject, o Options) ([]Result, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	results := make([]Result, len(subjects))
+	d := &drills{o: o, places: make(chan struct{}, o.Parallel)}
+	var wg sync.WaitGroup
+	for i, s := range subjects {
+		results[i] = Result{Server: s.Server, Point: s.Point, Cause: "not begun"}
+		wg.Go(func() { d.one(ctx, s, &results[i]) })
+	}
+	wg.Wait()
+	return results, errors.Join(ctx.Err(), verdict(results))
+}
+
+func verdict(results []Result) error {
+	var errs []error
+	for _, r := range results {
+		if r.Outcome != dr.Done {
+			errs = append(errs, dr.WithHint(fmt.Errorf("drill %s: %s", r.Server, r.Cause), r.Hint))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.WorkDir == "" || o.ResultDir == "" {
+		return o, errors.New("drill: want a work and a result directory")
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = runtime.NumCPU()
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Progress == nil {
+		o.Progress = func(Update) {}
+	}
+	if o.Probe == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return o, fmt.Errorf("drill: find own program: %w", err)
+		}
+		o.Probe = self
+	}
+	for _, dir := range []string{o.WorkDir, o.ResultDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return o, fmt.Errorf("drill: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// drills is one Run.
+type drills struct {
+	o      Options
+	places chan struct{} // one for each machine at once
+
+	mu       sync.Mutex // guards what follows
+	failed   bool
+	accel    vm.Accel // found out once
+	accelWhy string
+}
+
+// one drills a subject when its turn comes.
+func (d *drills) one(ctx context.Context, s Subject, r *Result) {
+	select {
+	case d.places <- struct{}{}:
+	case <-ctx.Done():
+		r.Cause = ctx.Err().Error()
+		return
+	}
+	defer func() { <-d.places }()
+	if d.o.StopEarly && d.anyFailed() {
+		return
+	}
+	t := &turn{d: d, s: s, r: r, began: time.Now()}
+	r.Cause = ""
+	t.run(ctx)
+	if r.Outcome != dr.Done {
+		d.mu.Lock()
+		d.failed = true
+		d.mu.Unlock()
+	}
+	r.Took = time.Since(t.began)
+	d.o.Progress(Update{Server: s.Server, Step: StepDone, After: r.Took, Result: r})
+}
+
+func (d *drills) anyFailed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed
+}
+
+// accelerator finds out once, with the first kernel at hand, what machines run
+// on.
+func (d *drills) accelerator(ctx context.Context, kernel, dir string) (vm.Accel, string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accel == "" {
+		d.accel, d.accelWhy = vm.Accelerator(ctx, d.o.Accelerator, kernel, dir)
+	}
+	return d.accel, d.accelWhy
+}
+
+// turn is one subject's drill under way.
+type turn struct {
+	d     *drills
+	s     Subject
+	r     *Result
+	began time.Time
+	dir   string // gone afterwards
+	disk  string // the clone
+}
+
+func (t *turn) step(name string) {
+	after := time.Since(t.began)
+	t.r.Steps = append(t.r.Steps, Step{name, after})
+	t.d.o.Progress(Update{Server: t.s.Server, Step: name, After: after})
+}
+
+// fail records why the subject is not proven. A fault of this host says nothing
+// of the recovery point: its outcome stays unknown.
+func (t *turn) fail(f failure) {
+	t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.NotDone, f.cause, f.hint, f.host
+	if f.host {
+		t.r.Outcome = dr.Unknown
+	}
+}
+
+func (t *turn) run(ctx context.Context) {
+	dir, err := os.MkdirTemp(t.d.o.WorkDir, ".drill-"+string(t.s.Server)+"-")
+	if err != nil {
+		t.fail(hostFailure("make work directory", err))
+		return
+	}
+	defer os.RemoveAll(dir) // what cannot be removed now shows in the next run's directory listing
+	t.dir, t.disk = dir, filepath.Join(dir, "disk.raw")
+	t.r.Firmware = t.firmware()
+	for t.r.Attempts < 2 {
+		t.r.Attempts++
+		report, kernel, f := t.prepare(ctx)
+		t.r.Adaptation = report
+		if f != nil {
+			t.fail(*f)
+			return
+		}
+		again := t.boot(ctx, kernel)
+		if !again || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (t *turn) firmware() vm.Firmware {
+	switch {
+	case t.d.o.Firmware != "":
+		return t.d.o.Firmware
+	case t.s.Facts.GetUefi():
+		return vm.UEFI
+	}
+	return vm.BIOS
+}
+
+// prepare makes a fresh clone and adapts it. kernel is a copy of the one that
+// will boot.
+func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string, f *failure) {
+	t.step(StepClone)
+	if err := os.Remove(t.disk); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, "", failed(hostFailure("remove old clone", err))
+	}
+	clone := t.s.Clone
+	if clone == nil {
+		clone = func(ctx context.Context, dst string) error { return CloneFile(ctx, t.s.Disk, dst) }
+	}
+	if err := clone(ctx, t.disk); err != nil {
+		return nil, "", failed(hostFailure("clone the point's disk", err))
+	}
+	t.step(StepAdapt)
+	img, err := adapt.Open(ctx, t.disk, t.s.Partitions, t.s.Facts, filepath.Join(t.dir, "image"))
+	if err != nil {
+		return nil, "", failed(adaptFailure(err))
+	}
+	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe})
+	if err == nil {
+		kernel = filepath.Join(t.dir, "kernel")
+		err = img.Export(report.Kernel.File, kernel)
+	}
+	if err := errors.Join(err, img.Close()); err != nil {
+		return report, "", failed(adaptFailure(err))
+	}
+	return report, kernel, nil
+}

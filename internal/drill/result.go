@@ -1,0 +1,57 @@
+package drill
+
+import (
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/adapt"
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/vm"
+)
+
+// Step is how far a machine came, and when, since the drill of its point began.
+type Step struct {
+	Name  string        `json:"name"`
+	After time.Duration `json:"after_ns"`
+}
+
+// Check is one thing compared between source and booted machine.
+type Check struct {
+	Name    string     `json:"name"`
+	Outcome dr.Outcome `json:"outcome"`
+	Detail  string     `json:"detail,omitempty"`
+}
+
+// Result is what a drill found out about one recovery point. It is proven when
+// Outcome is done; unknown means that this host failed, not the point.
+type Result struct {
+	Server      dr.ServerName  `json:"server"`
+	Point       dr.PointID     `json:"point"`
+	Outcome     dr.Outcome     `json:"outcome"`
+	Firmware    vm.Firmware    `json:"firmware,omitempty"`
+	Accelerator vm.Accel       `json:"accelerator,omitempty"`
+	Memory      int64          `json:"memory_bytes,omitempty"`
+	Attempts    int            `json:"attempts"`
+	Steps       []Step         `json:"steps,omitempty"`
+	TimeToProof time.Duration  `json:"time_to_proof_ns,omitempty"` // from power-on until every check held
+	Took        time.Duration  `json:"took_ns,omitempty"`          // all of it, clone and adaptation included
+	Checks      []Check        `json:"checks,omitempty"`
+	Cause       string         `json:"cause,omitempty"` // of failure, in a sentence
+	Hint        string         `json:"hint,omitempty"`  // what to try
+	HostFault   bool           `json:"host_fault,omitempty"`
+	Notes       []string       `json:"notes,omitempty"`
+	Adaptation  *adapt.Report  `json:"adaptation,omitempty"`
+	SerialLog   string         `json:"serial_log,omitempty"`
+	Screenshot  string         `json:"screenshot,omitempty"`
+	Guest       *agentpb.Facts `json:"-"` // what the machine reported of itself
+}
+
+// Reached reports whether the machine came as far as the named step.
+func (r *Result) Reached(step string) bool {
+	for _, s := range r.Steps {
+		if s.Name == step {
+			return true
+		}
+	}
+	return false
+}

@@ -141,19 +141,9 @@ func (c *collector) database(e engine, p process, user string) {
 // on the command line if that is a full path, the directory of the file it keeps
 // open, or the one it works in.
 func (c *collector) dataDir(e engine, p process) string {
-	for i, arg := range p.args {
-		for _, flag := range e.dirFlag {
-			value, ok := strings.CutPrefix(arg, flag+"=")
-			switch {
-			case ok:
-			case arg == flag && i+1 < len(p.args):
-				value = p.args[i+1]
-			case flag == "-D" && strings.HasPrefix(arg, flag) && len(arg) > 2:
-				value = arg[2:]
-			}
-			if strings.HasPrefix(value, "/") {
-				return filepath.Clean(value)
-			}
+	for _, flag := range e.dirFlag {
+		if dir := argument(p.args, flag); strings.HasPrefix(dir, "/") {
+			return filepath.Clean(dir)
 		}
 	}
 	proc := filepath.Join("proc", strconv.Itoa(p.pid))
@@ -165,6 +155,23 @@ func (c *collector) dataDir(e engine, p process) string {
 		return ""
 	}
 	return cwd
+}
+
+// argument is the value of a flag on a command line: --flag=x, --flag x or -fx.
+func argument(args []string, flag string) string {
+	for i, arg := range args {
+		value, ok := strings.CutPrefix(arg, flag)
+		switch {
+		case !ok:
+		case value == "" && i+1 < len(args):
+			return args[i+1]
+		case strings.HasPrefix(value, "="):
+			return value[1:]
+		case len(flag) == 2:
+			return value
+		}
+	}
+	return ""
 }
 
 // dirOfOpen is the directory of the file of the given name that a process has open.

@@ -139,7 +139,7 @@ func planFilesystem(fs *agentpb.Filesystem, esp bool, kernel string) (Partition,
 	if !m.inodes {
 		p.Inodes = 0
 	}
-	p.Size = max(p.Size, m.least)
+	p.Size = max(p.Size+p.Size/100*m.slack, m.least)
 	if m.adapt != nil {
 		m.adapt(&p, kernel)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/dr"
 )
 
 // loopDevice is a loop device over a stretch of a file. The kernel lets go of it
@@ -25,7 +27,7 @@ func (d *loopDevice) Close() error { return d.file.Close() }
 type loopOptions struct {
 	offset, size int64 // size 0 is to the end of the file
 	readOnly     bool
-	direct       bool
+	direct       bool // go past the page cache of the filesystem beneath, which would hold all twice
 }
 
 // attachLoop binds a free loop device to backing.
@@ -79,12 +81,16 @@ func configureLoop(path string, backing *os.File, o loopOptions) (*loopDevice, e
 	return &loopDevice{file: f, path: path}, nil
 }
 
-// findLoop returns the path of a loop device already bound to the whole of the
-// file at path, or "" if there is none. It compares device and inode, because the
-// name sysfs shows depends on the mount namespace of who looks.
+// findLoop returns the path of a loop device bound to the file at path, at
+// whatever offset, or "" if there is none. It compares device and inode, because
+// the name sysfs shows depends on the mount namespace of who looks.
 func findLoop(path string) (string, error) {
 	var want unix.Stat_t
-	if err := unix.Stat(path, &want); err != nil {
+	err := unix.Stat(path, &want)
+	if errors.Is(err, unix.ENOENT) {
+		return "", nil
+	}
+	if err != nil {
 		return "", fmt.Errorf("find loop device of %s: %w", path, err)
 	}
 	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
@@ -104,6 +110,23 @@ func findLoop(path string) (string, error) {
 	return "", nil
 }
 
+// waitLoopGone waits until no loop device shows the file at path. When a process
+// is killed its lock goes a moment before its mounts do: who mounts in that moment
+// has one filesystem mounted twice.
+func waitLoopGone(path string, patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		dev, err := findLoop(path)
+		if err != nil || dev == "" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			err := fmt.Errorf("%s is still attached to %s: %w", path, dev, ErrLocked)
+			return dr.WithHint(err, "a process that an earlier Leeward started still has it mounted, or someone "+
+				"attached it by hand: end that, or detach it with losetup -d "+dev)
+		}
+	}
+}
+
 func loopShows(dev string, want *unix.Stat_t) (bool, error) {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -114,5 +137,5 @@ func loopShows(dev string, want *unix.Stat_t) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return info.Inode == want.Ino && info.Device == want.Dev && info.Offset == 0, nil
+	return info.Inode == want.Ino && info.Device == want.Dev, nil
 }

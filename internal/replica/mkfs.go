@@ -19,6 +19,7 @@ type maker struct {
 	tree    bool   // never made nor mounted: a plain tree beside the disk
 	inodes  bool   // has a fixed number of inodes
 	least   int64  // the smallest that can be made, bytes
+	slack   int64  // percent added, where another mkfs may put more metadata on as many bytes
 	mount   string // the kernel's name of the type
 	options string // mount options of the replica
 	// adapt changes the plan for what the source's kernel must be able to mount; may be nil.
@@ -41,11 +42,11 @@ func makerOf(fstype string) (maker, error) {
 			options: "errors=remount-ro,noinit_itable,discard"}, nil
 	case "xfs":
 		// nouuid: the source, another replica or a clone may be mounted here, too.
-		return maker{least: smallestPool, mount: "xfs", make: makeXFS, grow: growXFS, growMounted: true,
+		return maker{least: smallestPool, slack: 2, mount: "xfs", make: makeXFS, grow: growXFS, growMounted: true,
 			adapt: adaptXFS, options: "nouuid,noquota,discard"}, nil
 	case "btrfs":
 		// Linux resizes none below 256 MiB.
-		return maker{least: 256 * mebibyte, mount: "btrfs", make: makeBtrfs, grow: growBtrfs, growMounted: true,
+		return maker{least: 256 * mebibyte, slack: 2, mount: "btrfs", make: makeBtrfs, grow: growBtrfs, growMounted: true,
 			options: "subvolid=5,skip_balance"}, nil
 	case "vfat":
 		return maker{tree: true, least: mebibyte}, nil

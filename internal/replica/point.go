@@ -107,7 +107,7 @@ func (r *Replica) MakePoint(ctx context.Context, m *Mounted, man *Manifest) (*Po
 	if err != nil && p == nil {
 		return nil, fmt.Errorf("make recovery point of %s: %w", r.name, err)
 	}
-	if perr := r.prune(); perr != nil {
+	if perr := r.Prune(keepPoints); perr != nil {
 		err = errors.Join(err, fmt.Errorf("prune recovery points of %s: %w", r.name, perr))
 	}
 	return p, err
@@ -316,18 +316,19 @@ func parseManifest(b []byte) (*Manifest, error) {
 	return &man, nil
 }
 
-// prune removes the complete points beyond the newest three. One that is being
-// read stays until the next time.
-func (r *Replica) prune() error {
+// Prune removes the complete points beyond the newest keep, which is at least
+// one. A point that is being read stays until the next time. MakePoint prunes by
+// itself; a caller short of space may want fewer.
+func (r *Replica) Prune(keep int) error {
+	if err := r.Lock(); err != nil {
+		return err
+	}
 	points, err := r.Points()
 	if err != nil && !errors.Is(err, ErrDamagedPoint) {
 		return err
 	}
-	if len(points) <= keepPoints {
-		return nil
-	}
 	var errs []error
-	for _, p := range points[keepPoints:] {
+	for _, p := range points[min(len(points), max(keep, 1)):] {
 		errs = append(errs, p.remove())
 	}
 	return errors.Join(errs...)

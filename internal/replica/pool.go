@@ -198,7 +198,7 @@ func attachPool(path string) (*loopDevice, error) {
 		return nil, fmt.Errorf("mount pool: %w", err)
 	}
 	defer f.Close()
-	return attachLoop(f, loopOptions{})
+	return attachLoop(f, loopOptions{direct: true})
 }
 
 // waitLock takes the lock at path, waiting while another process holds it, and

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/atomicfile"
 	"github.com/leeward-dr/leeward/internal/dr"
@@ -19,6 +20,8 @@ const (
 	pointsDir = "points"
 	mountsDir = "mnt"
 	newSuffix = ".new"
+
+	loopPatience = 15 * time.Second
 )
 
 // Replica is the copy of one server in a store, with its recovery points. Points
@@ -80,6 +83,9 @@ func (r *Replica) Lock() error {
 	if err != nil {
 		return err
 	}
+	if err := waitLoopGone(r.Disk(), loopPatience); err != nil {
+		return errors.Join(fmt.Errorf("lock replica of %s: %w", r.name, err), l.release())
+	}
 	if err := r.recover(); err != nil {
 		return errors.Join(fmt.Errorf("recover replica of %s: %w", r.name, err), l.release())
 	}
@@ -99,20 +105,10 @@ func (r *Replica) Close() error {
 	return err
 }
 
-// recover ends what a process that was cut short had begun. A change of the disk
-// counts once layout.json.new is there, see commit; points count under their own
-// names only.
+// recover ends what a process that was cut short had begun. Points count under
+// their own names only.
 func (r *Replica) recover() error {
-	pending, err := exists(r.path(layoutFile + newSuffix))
-	if err != nil {
-		return err
-	}
-	if pending {
-		if err := r.rollForward(); err != nil {
-			return err
-		}
-	}
-	if err := removeFile(r.path(diskFile + newSuffix)); err != nil {
+	if err := r.recoverDisk(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(r.path(pointsDir))
@@ -127,6 +123,21 @@ func (r *Replica) recover() error {
 		}
 	}
 	return nil
+}
+
+// recoverDisk ends a change of the disk, which counts once layout.json.new is
+// there, see commit.
+func (r *Replica) recoverDisk() error {
+	pending, err := exists(r.path(layoutFile + newSuffix))
+	if err != nil {
+		return err
+	}
+	if pending {
+		if err := r.rollForward(); err != nil {
+			return err
+		}
+	}
+	return removeFile(r.path(diskFile + newSuffix))
 }
 
 // commit makes disk.raw.new, complete and synced, the replica's disk with layout
@@ -157,6 +168,9 @@ func (r *Replica) rollForward() error {
 func (r *Replica) Prepare(ctx context.Context, want *Layout) (Change, error) {
 	if err := r.Lock(); err != nil {
 		return Change{}, err
+	}
+	if err := r.recoverDisk(); err != nil { // an attempt of this process that failed
+		return Change{}, fmt.Errorf("recover replica of %s: %w", r.name, err)
 	}
 	have, err := r.Layout()
 	switch {

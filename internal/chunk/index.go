@@ -155,11 +155,12 @@ type Flight struct {
 	d    Digest
 	done chan struct{}
 	once sync.Once
+	data []byte // set before done is closed
 }
 
 // Begin announces that the caller lacks chunk d. The first to do so owns the
-// flight and must Land it, whatever happens; the others may wait for Done and
-// then look up again.
+// flight and must Land it, whatever happens, and Release it; the others wait for
+// Done and take its Data.
 func (x *Index) Begin(d Digest) (f *Flight, owner bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -171,18 +172,33 @@ func (x *Index) Begin(d Digest) (f *Flight, owner bool) {
 	return f, true
 }
 
-// Land ends the flight: the chunk is indexed now, or will not come.
-func (f *Flight) Land() {
+// Land ends the flight with the chunk's bytes, which must not be changed after, or
+// with nil: it will not come, and whoever waits has to see to itself. After Land
+// with bytes others may still Begin the flight and find it landed, until Release.
+func (f *Flight) Land(data []byte) {
 	f.once.Do(func() {
-		f.x.mu.Lock()
-		delete(f.x.flights, f.d)
-		f.x.mu.Unlock()
+		f.data = data
 		close(f.done)
+		if data == nil {
+			f.Release()
+		}
 	})
+}
+
+// Release forgets a landed flight, once the index knows where the chunk lies.
+func (f *Flight) Release() {
+	f.x.mu.Lock()
+	defer f.x.mu.Unlock()
+	if f.x.flights[f.d] == f {
+		delete(f.x.flights, f.d)
+	}
 }
 
 // Done is closed when the flight has ended.
 func (f *Flight) Done() <-chan struct{} { return f.done }
+
+// Data returns what the flight landed with. It may be called after Done only.
+func (f *Flight) Data() []byte { return f.data }
 
 // Writer adds what a pass writes to one tree. A tree has one Writer at a time.
 type Writer struct {

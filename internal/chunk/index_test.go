@@ -79,11 +79,23 @@ func TestFlightHasOneOwner(t *testing.T) {
 		t.Fatal("landed before Land")
 	default:
 	}
-	f.Land()
-	f.Land()
+	f.Land([]byte("x"))
+	f.Land(nil)
 	<-g.Done()
+	if string(g.Data()) != "x" {
+		t.Errorf("landed with %q", g.Data())
+	}
+	if h, owner := x.Begin(d); owner || string(h.Data()) != "x" {
+		t.Error("a landed chunk is not found before it is released")
+	}
+	f.Release()
+	h, owner := x.Begin(d)
+	if !owner {
+		t.Error("a released chunk cannot be asked for again")
+	}
+	h.Land(nil)
 	if _, owner := x.Begin(d); !owner {
-		t.Error("a landed chunk cannot be asked for again")
+		t.Error("a chunk that did not come cannot be asked for again")
 	}
 }
 

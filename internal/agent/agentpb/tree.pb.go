@@ -623,14 +623,17 @@ func (x *Problem) GetVanished() bool {
 	return false
 }
 
-// Directory is one changed directory. Its pages come in order of names; a page
-// that is as in the baseline carries its first name only.
+// Directory is one changed directory, with those of its pages that are not as in
+// the baseline, in order of names. A page stands for all names from its first to
+// before its next. A long directory comes in several messages; its parent always
+// comes before it.
 type Directory struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // relative to the filesystem's root, "" is the root itself
 	Pages         []*Page                `protobuf:"bytes,2,rep,name=pages,proto3" json:"pages,omitempty"`
 	Subvolume     uint64                 `protobuf:"varint,3,opt,name=subvolume,proto3" json:"subvolume,omitempty"` // inode numbers repeat across btrfs subvolumes; 0 elsewhere
 	Self          *Meta                  `protobuf:"bytes,4,opt,name=self,proto3" json:"self,omitempty"`            // the directory's own, without xattrs
+	Last          bool                   `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`           // no further message of this directory follows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -693,13 +696,20 @@ func (x *Directory) GetSelf() *Meta {
 	return nil
 }
 
+func (x *Directory) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
 // Page is a run of entries of one directory, in columns: element i of each column
 // belongs to entry i. The first page of the root holds the root's own entry under
 // the empty name.
 type Page struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	First         []byte                 `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"` // name of the first entry
-	Same          bool                   `protobuf:"varint,2,opt,name=same,proto3" json:"same,omitempty"`  // as in the baseline: the columns are empty
+	Head          bool                   `protobuf:"varint,2,opt,name=head,proto3" json:"head,omitempty"`  // the first page of its directory: it begins before any name
 	Next          []byte                 `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`   // name of the first entry of the page behind this one; empty: the last page
 	Name          [][]byte               `protobuf:"bytes,4,rep,name=name,proto3" json:"name,omitempty"`
 	Mode          []uint32               `protobuf:"varint,5,rep,packed,name=mode,proto3" json:"mode,omitempty"` // st_mode with type
@@ -754,9 +764,9 @@ func (x *Page) GetFirst() []byte {
 	return nil
 }
 
-func (x *Page) GetSame() bool {
+func (x *Page) GetHead() bool {
 	if x != nil {
-		return x.Same
+		return x.Head
 	}
 	return false
 }
@@ -1972,6 +1982,59 @@ func (x *EntryDigest) GetError() []byte {
 	return nil
 }
 
+// CatalogPage is how the target keeps a page: with the digests of the contents.
+type CatalogPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Page          *Page                  `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	Digests       []byte                 `protobuf:"bytes,2,opt,name=digests,proto3" json:"digests,omitempty"` // 32 bytes an entry, zero where there is no content
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatalogPage) Reset() {
+	*x = CatalogPage{}
+	mi := &file_tree_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatalogPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatalogPage) ProtoMessage() {}
+
+func (x *CatalogPage) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatalogPage.ProtoReflect.Descriptor instead.
+func (*CatalogPage) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CatalogPage) GetPage() *Page {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+func (x *CatalogPage) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
 var File_tree_proto protoreflect.FileDescriptor
 
 const file_tree_proto_rawDesc = "" +
@@ -2018,15 +2081,16 @@ const file_tree_proto_rawDesc = "" +
 	"\aProblem\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bvanished\x18\x03 \x01(\bR\bvanished\"\x97\x01\n" +
+	"\bvanished\x18\x03 \x01(\bR\bvanished\"\xab\x01\n" +
 	"\tDirectory\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12,\n" +
 	"\x05pages\x18\x02 \x03(\v2\x16.leeward.agent.v1.PageR\x05pages\x12\x1c\n" +
 	"\tsubvolume\x18\x03 \x01(\x04R\tsubvolume\x12*\n" +
-	"\x04self\x18\x04 \x01(\v2\x16.leeward.agent.v1.MetaR\x04self\"\xe0\x02\n" +
+	"\x04self\x18\x04 \x01(\v2\x16.leeward.agent.v1.MetaR\x04self\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"\xe0\x02\n" +
 	"\x04Page\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\fR\x05first\x12\x12\n" +
-	"\x04same\x18\x02 \x01(\bR\x04same\x12\x12\n" +
+	"\x04head\x18\x02 \x01(\bR\x04head\x12\x12\n" +
 	"\x04next\x18\x03 \x01(\fR\x04next\x12\x12\n" +
 	"\x04name\x18\x04 \x03(\fR\x04name\x12\x12\n" +
 	"\x04mode\x18\x05 \x03(\rR\x04mode\x12\x10\n" +
@@ -2145,7 +2209,10 @@ const file_tree_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12*\n" +
 	"\x04meta\x18\x02 \x01(\v2\x16.leeward.agent.v1.MetaR\x04meta\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\fR\x05errorB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
+	"\x05error\x18\x04 \x01(\fR\x05error\"S\n" +
+	"\vCatalogPage\x12*\n" +
+	"\x04page\x18\x01 \x01(\v2\x16.leeward.agent.v1.PageR\x04page\x12\x18\n" +
+	"\adigests\x18\x02 \x01(\fR\adigestsB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
 
 var (
 	file_tree_proto_rawDescOnce sync.Once
@@ -2160,7 +2227,7 @@ func file_tree_proto_rawDescGZIP() []byte {
 }
 
 var file_tree_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_tree_proto_goTypes = []any{
 	(Outcome_Kind)(0),        // 0: leeward.agent.v1.Outcome.Kind
 	(*OpenRequest)(nil),      // 1: leeward.agent.v1.OpenRequest
@@ -2189,6 +2256,7 @@ var file_tree_proto_goTypes = []any{
 	(*DigestReply)(nil),      // 24: leeward.agent.v1.DigestReply
 	(*DirDigest)(nil),        // 25: leeward.agent.v1.DirDigest
 	(*EntryDigest)(nil),      // 26: leeward.agent.v1.EntryDigest
+	(*CatalogPage)(nil),      // 27: leeward.agent.v1.CatalogPage
 }
 var file_tree_proto_depIdxs = []int32{
 	2,  // 0: leeward.agent.v1.OpenRequest.filesystems:type_name -> leeward.agent.v1.OpenFilesystem
@@ -2213,11 +2281,12 @@ var file_tree_proto_depIdxs = []int32{
 	26, // 19: leeward.agent.v1.DigestReply.entries:type_name -> leeward.agent.v1.EntryDigest
 	9,  // 20: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
 	18, // 21: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	11, // 22: leeward.agent.v1.CatalogPage.page:type_name -> leeward.agent.v1.Page
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tree_proto_init() }
@@ -2231,7 +2300,7 @@ func file_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tree_proto_rawDesc), len(file_tree_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

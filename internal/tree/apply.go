@@ -1,0 +1,467 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/chunk"
+)
+
+// ErrNoSpace means that the replica's filesystem or the store is full.
+var ErrNoSpace = errors.New("no space left at the target")
+
+// fatalOf returns err if it ends the pass, for it would befall every file.
+func fatalOf(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
+		return fmt.Errorf("write replica: %w", err)
+	}
+	return nil
+}
+
+// largeFile is a file of several parts while they arrive.
+type largeFile struct {
+	fd      int
+	old     int // the older version to compare with, may be fd itself, or -1
+	inPlace bool
+	dir     string
+	name    string
+}
+
+func (f *largeFile) comparable() bool { return f != nil && f.old >= 0 }
+
+func (f *largeFile) close() {
+	if f == nil {
+		return
+	}
+	if f.old >= 0 && f.old != f.fd {
+		unix.Close(f.old)
+	}
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+	}
+	f.fd, f.old = -1, -1
+}
+
+// beginPart prepares a job for a part of it: parts of one file are begun in their
+// order, though they may be applied in another.
+func (p *Pass) beginPart(j *job, part *agentpb.Part) error {
+	if part.Head && part.Tail {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if part.Head {
+		if j.meta != nil || part.Meta == nil || kindOf(part.Meta.Mode) != unix.S_IFREG {
+			return fmt.Errorf("%w: second or strange head of %q", errOffer, j.path)
+		}
+		j.meta = part.Meta
+		j.file, j.failed = p.openLarge(j)
+		if fatal := fatalOf(j.failed); fatal != nil {
+			return fatal
+		}
+	} else if j.meta == nil {
+		return fmt.Errorf("%w: part of %q before its head", errOffer, j.path)
+	}
+	j.parts++
+	return nil
+}
+
+// openLarge opens the replica's file for writing: the one that is there, where it
+// has no other name, else a new one.
+func (p *Pass) openLarge(j *job) (*largeFile, error) {
+	dirPath, name := split(j.path)
+	dir, err := p.dirs.get(dirPath)
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	defer p.dirs.put(dirPath)
+	f := &largeFile{fd: -1, old: -1, dir: dirPath, name: name}
+	var st unix.Stat_t
+	err = lstat(dir, name, &st)
+	if err == nil && kindOf(st.Mode) == unix.S_IFREG && st.Nlink == 1 {
+		err = unlocked(dir, name, func() (err error) {
+			f.fd, err = unix.Openat(dir, name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
+			return err
+		})
+		if err == nil {
+			f.old, f.inPlace = f.fd, true
+			return f, nil
+		}
+	}
+	if err == nil || err != unix.ENOENT {
+		if kindOf(st.Mode) == unix.S_IFREG {
+			f.old, _ = unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		}
+		if err := p.trash.take(dir, dirPath, name); err != nil {
+			f.close()
+			return nil, err
+		}
+	}
+	if f.fd, err = p.create(dir, name, j.meta); err != nil {
+		f.fd = -1
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// create makes a new regular file.
+func (p *Pass) create(dir int, name string, m *agentpb.Meta) (fd int, err error) {
+	err = unlocked(dir, "", func() error {
+		fd, err = unix.Openat(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("create: %w", err)
+	}
+	if m.Flags&flagNoCow != 0 {
+		setFlags(fd, flagNoCow) // only an empty file takes it; where it cannot be had, nothing is lost
+	}
+	return fd, nil
+}
+
+// oldFile returns a descriptor of the version of the file that the replica has, or
+// -1; done releases it.
+func (p *Pass) oldFile(j *job, part *agentpb.Part) (fd int, done func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file != nil {
+		return j.file.old, func() {}
+	}
+	if part.Meta == nil || kindOf(part.Meta.Mode) != unix.S_IFREG {
+		return -1, nil
+	}
+	fd, err := openRegular(p.Root, j.path)
+	if err != nil {
+		return -1, nil
+	}
+	return fd, func() { unix.Close(fd) }
+}
+
+// applyPart writes one part of a large file; the last to come finishes it.
+func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) error {
+	j.mu.Lock()
+	f, failed := j.file, j.failed
+	j.mu.Unlock()
+	if failed == nil {
+		if failed = f.write(part, chunks); failed == nil {
+			failed = p.remember(j.path, chunks)
+		}
+		if fatal := fatalOf(failed); fatal != nil {
+			return fatal
+		}
+	}
+	j.mu.Lock()
+	if failed != nil && j.failed == nil {
+		j.failed = failed
+	}
+	if part.Tail {
+		j.tail = part
+	}
+	j.parts--
+	last := j.tail != nil && j.parts == 0
+	j.mu.Unlock()
+	if !last {
+		return nil
+	}
+	err := j.failed
+	if err == nil {
+		err = p.finishLarge(j)
+	}
+	j.file.close()
+	if fatal := fatalOf(err); fatal != nil {
+		return fatal
+	}
+	p.finishJob(j, j.meta, j.tail.Outcome, err)
+	return nil
+}
+
+func (f *largeFile) write(part *agentpb.Part, chunks []rxChunk) error {
+	for i := range chunks {
+		ch := &chunks[i]
+		if ch.inPlace && f.inPlace {
+			continue
+		}
+		if ch.data == nil { // seen in the old version, which is not the file being written
+			ch.data = readIfEqual(f.old, ch.offset, ch.digest, ch.length)
+			if ch.data == nil {
+				return fmt.Errorf("the older version changed meanwhile")
+			}
+		}
+		if err := writeFull(f.fd, ch.data, ch.offset); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		ch.data = nil
+	}
+	if !f.inPlace {
+		return nil
+	}
+	for _, h := range part.Holes {
+		err := unix.Fallocate(f.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(h.Offset), int64(h.Length))
+		if err != nil {
+			return fmt.Errorf("punch hole: %w", err)
+		}
+	}
+	return nil
+}
+
+func writeFull(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+		off += int64(n)
+	}
+	return nil
+}
+
+func (p *Pass) finishLarge(j *job) error {
+	f := j.file
+	if err := unix.Ftruncate(f.fd, int64(j.tail.End)); err != nil {
+		return fmt.Errorf("set size: %w", err)
+	}
+	if j.tail.Outcome.Kind == agentpb.Outcome_FAILED {
+		return nil
+	}
+	dir, err := p.dirs.get(f.dir)
+	if err != nil {
+		return fmt.Errorf("open directory: %w", err)
+	}
+	defer p.dirs.put(f.dir)
+	return applyMeta(dir, f.name, f.fd, j.meta)
+}
+
+// remember indexes what a file now holds.
+func (p *Pass) remember(path string, chunks []rxChunk) error {
+	pieces := make([]chunk.Piece, 0, len(chunks))
+	for i := range chunks {
+		if ch := &chunks[i]; ch.length >= minIndexed {
+			pieces = append(pieces, chunk.Piece{Digest: ch.digest, Offset: ch.offset, Length: ch.length})
+		}
+	}
+	return p.writer.Add(path, pieces)
+}
+
+// applyWhole makes an entry that came in one part.
+func (p *Pass) applyWhole(j *job, part *agentpb.Part, chunks []rxChunk) error {
+	m := part.Meta
+	if m == nil {
+		p.finishJob(j, nil, part.Outcome, nil)
+		return nil
+	}
+	dirPath, name := split(j.path)
+	dir, err := p.dirs.get(dirPath)
+	if err != nil {
+		p.finishJob(j, m, part.Outcome, fmt.Errorf("open directory: %w", err))
+		return nil
+	}
+	if kindOf(m.Mode) == unix.S_IFREG {
+		err = p.writeSmall(j, dir, dirPath, name, part, chunks)
+	} else {
+		err = p.makeNode(j, dir, dirPath, name, m)
+	}
+	p.dirs.put(dirPath)
+	if fatal := fatalOf(err); fatal != nil {
+		return fatal
+	}
+	p.finishJob(j, m, part.Outcome, err)
+	return nil
+}
+
+func (p *Pass) writeSmall(j *job, dir int, dirPath, name string, part *agentpb.Part, chunks []rxChunk) error {
+	fd := -1
+	if j.exists && len(part.Holes) == 0 && allInPlace(chunks) {
+		fd = p.reopen(j, dir, name, part)
+	}
+	if fd < 0 {
+		var err error
+		if fd, err = p.writeNew(j, dir, dirPath, name, part, chunks); err != nil {
+			return err
+		}
+	}
+	defer unix.Close(fd)
+	if err := applyMeta(dir, name, fd, part.Meta); err != nil {
+		return err
+	}
+	return p.remember(j.path, chunks)
+}
+
+func allInPlace(chunks []rxChunk) bool {
+	for i := range chunks {
+		if !chunks[i].inPlace {
+			return false
+		}
+	}
+	return true
+}
+
+// reopen opens the file that has the right content already, if it also has the
+// right size and no name that the source's has not.
+func (p *Pass) reopen(j *job, dir int, name string, part *agentpb.Part) int {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || kindOf(st.Mode) != unix.S_IFREG || uint64(st.Size) != part.End || !p.links.mayKeep(j, &st) {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+func (p *Pass) writeNew(j *job, dir int, dirPath, name string, part *agentpb.Part, chunks []rxChunk) (int, error) {
+	if j.exists {
+		if err := p.trash.take(dir, dirPath, name); err != nil {
+			return -1, err
+		}
+	}
+	fd, err := p.create(dir, name, part.Meta)
+	if errors.Is(err, unix.EEXIST) {
+		if err = p.trash.take(dir, dirPath, name); err == nil {
+			fd, err = p.create(dir, name, part.Meta)
+		}
+	}
+	if err != nil {
+		return -1, err
+	}
+	for i := range chunks {
+		if err := writeFull(fd, chunks[i].data, chunks[i].offset); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("write: %w", err)
+		}
+	}
+	if len(part.Holes) > 0 {
+		if err := unix.Ftruncate(fd, int64(part.End)); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("set size: %w", err)
+		}
+	}
+	return fd, nil
+}
+
+// makeNode makes what is not a regular file, or sees that it is there.
+func (p *Pass) makeNode(j *job, dir int, dirPath, name string, m *agentpb.Meta) error {
+	var st unix.Stat_t
+	err := lstat(dir, name, &st)
+	if err == nil && (!sameNode(dir, name, &st, m) || (kindOf(m.Mode) != unix.S_IFDIR && !p.links.mayKeep(j, &st))) {
+		if err := p.trash.take(dir, dirPath, name); err != nil {
+			return err
+		}
+		err = unix.ENOENT
+	}
+	if err == unix.ENOENT {
+		err = unlocked(dir, "", func() error { return makeNew(dir, name, m) })
+	}
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	fd := -1
+	if kindOf(m.Mode) == unix.S_IFDIR {
+		if fd, err = openDir(dir, name); err != nil {
+			return fmt.Errorf("open: %w", err)
+		}
+		defer unix.Close(fd)
+	}
+	return applyMeta(dir, name, fd, m)
+}
+
+func sameNode(dir int, name string, st *unix.Stat_t, m *agentpb.Meta) bool {
+	if kindOf(st.Mode) != kindOf(m.Mode) {
+		return false
+	}
+	switch kindOf(m.Mode) {
+	case unix.S_IFLNK:
+		target, err := readlink(dir, name, st.Size)
+		return err == nil && string(target) == string(m.Target)
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return st.Rdev == m.Device
+	}
+	return true
+}
+
+func makeNew(dir int, name string, m *agentpb.Meta) error {
+	switch kindOf(m.Mode) {
+	case unix.S_IFDIR:
+		return unix.Mkdirat(dir, name, 0o700)
+	case unix.S_IFLNK:
+		return unix.Symlinkat(string(m.Target), dir, name)
+	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
+		return unix.Mknodat(dir, name, kindOf(m.Mode)|0o600, int(m.Device))
+	}
+	return fmt.Errorf("entry of unknown kind %o", m.Mode)
+}
+
+// link makes path another name of the group's inode in the replica.
+func (p *Pass) link(g *linkGroup, path string) error {
+	toDir, toName := split(path)
+	to, err := p.dirs.get(toDir)
+	if err != nil {
+		return err
+	}
+	defer p.dirs.put(toDir)
+	var st unix.Stat_t
+	if lstat(to, toName, &st) == nil {
+		if st.Ino == g.ino {
+			return nil
+		}
+		if err := p.trash.take(to, toDir, toName); err != nil {
+			return err
+		}
+	}
+	for _, at := range p.places(g.path) {
+		done, err := p.linkFrom(g, at, to, toName)
+		if done || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("its other name is gone")
+}
+
+// linkFrom links what is at the path from, if that is the group's inode.
+func (p *Pass) linkFrom(g *linkGroup, from string, to int, toName string) (done bool, err error) {
+	fromDir, fromName := split(from)
+	dir, err := p.dirs.get(fromDir)
+	if err != nil {
+		return false, nil
+	}
+	defer p.dirs.put(fromDir)
+	var st unix.Stat_t
+	if lstat(dir, fromName, &st) != nil || st.Ino != g.ino {
+		return false, nil
+	}
+	err = unlocked(to, "", func() error { return unix.Linkat(dir, fromName, to, toName, 0) })
+	if err == unix.EPERM && kindOf(st.Mode) == unix.S_IFREG {
+		err = linkLocked(dir, fromName, to, toName)
+	}
+	return err == nil, err
+}
+
+// linkLocked links a file that is immutable or append-only.
+func linkLocked(from int, fromName string, to int, toName string) error {
+	fd, err := unix.Openat(from, fromName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return err
+	}
+	if !unlock(fd) {
+		return unix.EPERM
+	}
+	err = unix.Linkat(from, fromName, to, toName, 0)
+	return errors.Join(err, unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags)))
+}

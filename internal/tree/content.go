@@ -1,0 +1,185 @@
+package tree
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/chunk"
+)
+
+// contentReader reads one regular file, cuts it and adds the chunks to its
+// fileReader's batch, sending the batch off whenever it is full.
+type contentReader struct {
+	*fileReader
+	fd         int
+	size       int64
+	positional bool
+	params     chunk.Params
+	part       *agentpb.Part // the one being built
+	pos        int64         // everything before it is in a part
+	hash       chunk.Hasher
+	short      bool  // the file ended before its size
+	ioErr      error // reading failed; the batch is still whole
+}
+
+// read goes through the file's data and holes. An error is the connection's,
+// unless ioErr is set.
+func (c *contentReader) read(sparse bool) error {
+	if !sparse {
+		return c.data(c.size)
+	}
+	for c.pos < c.size {
+		start, err := unix.Seek(c.fd, c.pos, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			c.hole(c.size)
+			return nil
+		}
+		if err != nil { // a filesystem that cannot tell has no holes to show
+			return c.data(c.size)
+		}
+		c.hole(min(start, c.size))
+		if c.pos >= c.size {
+			return nil
+		}
+		end, err := unix.Seek(c.fd, start, unix.SEEK_HOLE)
+		if err != nil || end <= start {
+			end = c.size
+		}
+		if err := c.data(min(end, c.size)); err != nil || c.short {
+			return err
+		}
+	}
+	return nil
+}
+
+// hole adds the stretch up to end.
+func (c *contentReader) hole(end int64) {
+	if end <= c.pos {
+		return
+	}
+	n := end - c.pos
+	c.part.Holes = append(c.part.Holes, &agentpb.Hole{Offset: uint64(c.pos), Length: uint64(n)})
+	c.hash.Zeros(n)
+	c.pos = end
+}
+
+// room makes the batch's buffer able to take n more bytes without moving what is
+// cut already.
+func (c *contentReader) room(n int) {
+	if cap(c.buf)-len(c.buf) >= n {
+		return
+	}
+	// Cuts made so far keep the old array alive; the new one starts empty.
+	c.buf = make([]byte, 0, max(n, min(2*cap(c.buf), smallBatch), chunk.Block))
+}
+
+// data reads and cuts up to end.
+func (c *contentReader) data(end int64) error {
+	for c.pos < end {
+		limit := largeBatch
+		if c.size <= chunk.Block {
+			limit = int(c.size)
+		}
+		c.room(int(min(int64(limit), end-c.pos)))
+		n := int(min(int64(cap(c.buf)-len(c.buf)), end-c.pos, largeBatch))
+		if err := c.gov.Disk(c.ctx, n); err != nil {
+			return err
+		}
+		got, err := readFull(c.fd, c.buf[len(c.buf):len(c.buf)+n], c.pos)
+		if err != nil {
+			c.ioErr = err
+			return err
+		}
+		if got < n {
+			c.short = true
+			end = c.pos + int64(got)
+		}
+		raw := c.buf[len(c.buf) : len(c.buf)+got]
+		used := c.cut(raw, c.pos+int64(got) >= end)
+		c.buf = c.buf[:len(c.buf)+used]
+		c.pos += int64(used)
+		if c.pos < c.size && (c.bytes >= smallBatch || len(c.cuts) >= 4*batchParts) && c.size > smallBatch {
+			if err := c.next(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func readFull(fd int, b []byte, off int64) (int, error) {
+	n := 0
+	for n < len(b) {
+		m, err := unix.Pread(fd, b[n:], off+int64(n))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return n, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return n, nil
+}
+
+// cut adds chunks of raw and returns how many bytes they cover: all when final,
+// else up to the last cut that more bytes could not move.
+func (c *contentReader) cut(raw []byte, final bool) int {
+	used := 0
+	for used < len(raw) {
+		rest := raw[used:]
+		var n int
+		if c.positional {
+			n = int(chunk.Block - (c.pos+int64(used))%chunk.Block)
+			if n > len(rest) {
+				if !final {
+					break
+				}
+				n = len(rest)
+			}
+		} else {
+			if len(rest) < c.params.Max && !final {
+				break
+			}
+			n = chunk.Cut(rest, c.params)
+		}
+		c.hash.Write(rest[:n])
+		c.cuts = append(c.cuts, rest[:n:n])
+		c.part.Chunks++
+		c.bytes += n
+		used += n
+	}
+	return used
+}
+
+// next sends the batch off and goes on in a new one.
+func (c *contentReader) next() error {
+	c.part.End = uint64(c.pos)
+	c.parts = append(c.parts, c.part)
+	id := c.part.Id
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.part = &agentpb.Part{Id: id, Offset: uint64(c.pos)}
+	return nil
+}
+
+// finish adds the last part.
+func (c *contentReader) finish(stable bool, after *unix.Stat_t) error {
+	sum := c.hash.Sum()
+	o := &agentpb.Outcome{Digest: sum[:]}
+	if !stable {
+		o.Kind = agentpb.Outcome_CHANGED
+		o.After = &agentpb.Meta{}
+		setStat(o.After, after)
+	}
+	c.part.Tail, c.part.End, c.part.Outcome = true, uint64(c.pos), o
+	c.parts = append(c.parts, c.part)
+	if c.size > smallBatch {
+		return c.flush()
+	}
+	return c.flushIfFull()
+}

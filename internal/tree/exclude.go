@@ -1,0 +1,118 @@
+package tree
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// DefaultExcludes are left out of every filesystem's copy: what only lives while
+// the system runs, and what must not exist twice. Patterns are relative to the
+// root of the whole system; see Excludes. The directories themselves are carried.
+// After boot.md's list: /proc, /sys and the like are mounts and fall out by their
+// type; what lies under those mounts on the root filesystem is carried.
+var DefaultExcludes = []string{
+	"/var/lib/systemd/random-seed",
+	"/var/lib/urandom/*",
+	"/var/lib/docker/overlay2/*/merged/**",
+	"/var/lib/docker/containers/*/mounts/shm/**",
+	"/var/lib/containers/storage/overlay/*/merged/**",
+	"/var/cache/leeward/**",
+	"/run/leeward/**",
+	"/lost+found",
+	"/**/lost+found",
+}
+
+// Excludes is a set of patterns of one filesystem. A pattern is a path of glob
+// parts (as path.Match); a part ** stands for any number of parts, and at the end
+// for everything below. The zero value excludes nothing.
+type Excludes struct{ patterns [][]string }
+
+// NewExcludes compiles patterns, which must begin with a slash and are relative to
+// the filesystem's root.
+func NewExcludes(patterns []string) (*Excludes, error) {
+	e := &Excludes{}
+	for _, p := range patterns {
+		if !strings.HasPrefix(p, "/") || p == "/" {
+			return nil, fmt.Errorf("exclude %q: want a path that begins with /", p)
+		}
+		parts := strings.Split(strings.Trim(p, "/"), "/")
+		for _, part := range parts {
+			if _, err := path.Match(part, ""); err != nil {
+				return nil, fmt.Errorf("exclude %q: %w", p, err)
+			}
+		}
+		e.patterns = append(e.patterns, parts)
+	}
+	return e, nil
+}
+
+// ForFilesystem turns patterns of the whole system into those of the filesystem
+// mounted at mountPoint. Patterns above it that end in ** cover it whole.
+func ForFilesystem(mountPoint string, patterns []string) (out []string) {
+	if mountPoint == "/" {
+		return patterns
+	}
+	for _, p := range patterns {
+		if rest, ok := strings.CutPrefix(p, mountPoint+"/"); ok && rest != "" {
+			out = append(out, "/"+rest)
+		} else if strings.HasPrefix(p, "/**/") {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// in returns a test for the names in directory dir, or nil if nothing there can
+// be excluded: the common case costs nothing per name.
+func (e *Excludes) in(dir string) func(name string) bool {
+	if e == nil || len(e.patterns) == 0 {
+		return nil
+	}
+	var parts []string
+	if dir != "" {
+		parts = strings.Split(dir, "/")
+	}
+	var last []string
+	for _, p := range e.patterns {
+		last = lastParts(p, parts, last)
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	return func(name string) bool {
+		for _, p := range last {
+			if ok, _ := path.Match(p, name); ok || p == "**" {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// lastParts appends the parts that an entry of the directory at parts has to match
+// to be excluded by pattern.
+func lastParts(pattern, parts, out []string) []string {
+	if len(pattern) == 0 {
+		return out
+	}
+	if pattern[0] == "**" {
+		if len(pattern) == 1 {
+			return append(out, "**")
+		}
+		for i := 0; i <= len(parts); i++ {
+			out = lastParts(pattern[1:], parts[i:], out)
+		}
+		return out
+	}
+	if len(parts) == 0 {
+		if len(pattern) == 1 {
+			return append(out, pattern[0])
+		}
+		return out
+	}
+	if ok, _ := path.Match(pattern[0], parts[0]); ok {
+		return lastParts(pattern[1:], parts[1:], out)
+	}
+	return out
+}

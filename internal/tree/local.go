@@ -1,0 +1,112 @@
+package tree
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/chunk"
+)
+
+// Sources opens files of the trees that a chunk.Index names, for reading chunks
+// that are at the target already. It may be used by several passes at once.
+type Sources struct {
+	mu    sync.RWMutex
+	trees map[string]func(path string) (int, error)
+	// Missing, when set, is asked once for a tree nobody has added. It returns
+	// how to open its files, or nil.
+	Missing func(tree string) func(path string) (int, error)
+}
+
+// NewSources returns an empty set.
+func NewSources() *Sources { return &Sources{trees: map[string]func(string) (int, error){}} }
+
+// Add makes the files below the open directory root available as tree.
+func (s *Sources) Add(tree string, root int) {
+	s.add(tree, func(path string) (int, error) { return openRegular(root, path) })
+}
+
+func (s *Sources) add(tree string, open func(path string) (int, error)) {
+	s.mu.Lock()
+	s.trees[tree] = open
+	s.mu.Unlock()
+}
+
+// Remove takes a tree out again.
+func (s *Sources) Remove(tree string) {
+	s.mu.Lock()
+	delete(s.trees, tree)
+	s.mu.Unlock()
+}
+
+func (s *Sources) open(tree, path string) (int, error) {
+	s.mu.RLock()
+	open, ok := s.trees[tree]
+	s.mu.RUnlock()
+	if !ok && s.Missing != nil {
+		s.mu.Lock()
+		if open, ok = s.trees[tree]; !ok {
+			open = s.Missing(tree)
+			s.trees[tree] = open
+		}
+		s.mu.Unlock()
+	}
+	if open == nil {
+		return -1, unix.ENOENT
+	}
+	return open(path)
+}
+
+func openRegular(root int, path string) (int, error) {
+	fd, err := openAt(root, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || kindOf(st.Mode) != unix.S_IFREG {
+		unix.Close(fd)
+		return -1, unix.ENOENT
+	}
+	return fd, nil
+}
+
+// localReader reads chunks, keeping the file of the last one open: neighbours in
+// the index are neighbours in a file.
+type localReader struct {
+	sources    *Sources
+	tree, path string
+	fd         int
+	open       bool
+}
+
+// read returns the chunk d from the location, or nil if it is not there any more.
+func (r *localReader) read(at chunk.Location, d chunk.Digest, length int) []byte {
+	if at.Length != length {
+		return nil
+	}
+	if !r.open || r.tree != at.Tree || r.path != at.Path {
+		r.close()
+		fd, err := r.sources.open(at.Tree, at.Path)
+		if err != nil {
+			return nil
+		}
+		r.fd, r.open, r.tree, r.path = fd, true, at.Tree, at.Path
+	}
+	return readIfEqual(r.fd, at.Offset, d, length)
+}
+
+func (r *localReader) close() {
+	if r.open {
+		unix.Close(r.fd)
+		r.open = false
+	}
+}
+
+// readIfEqual returns the bytes at off if they are the chunk d.
+func readIfEqual(fd int, off int64, d chunk.Digest, length int) []byte {
+	b := make([]byte, length)
+	if n, err := readFull(fd, b, off); err != nil || n < length || chunk.Sum(b) != d {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,576 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/chunk"
+	"github.com/leeward-dr/leeward/internal/pipe"
+)
+
+const (
+	// minIndexed is the shortest chunk worth remembering: finding a shorter one
+	// costs more than sending it.
+	minIndexed = 512
+	// positionalMin is the size from which a file that is there already is first
+	// compared block by block in its place.
+	positionalMin = 1 << 20
+	// receivers is how many batches of one session are worked on at once.
+	receivers = 3
+)
+
+// copySession is one "copy" call.
+type copySession struct {
+	p    *Pass
+	ctx  context.Context
+	st   *pipe.Stream
+	done chan struct{} // the source has sent everything
+	unp  *chunk.Unpacker
+	sem  chan struct{}
+	wg   sync.WaitGroup
+
+	outMu sync.Mutex
+
+	mu      sync.Mutex
+	jobs    map[uint64]*job
+	batches map[uint64]*rxBatch
+}
+
+// rxBatch is an offer being settled.
+type rxBatch struct {
+	offer *agentpb.Offer
+	jobs  []*job // of each part
+
+	mu      sync.Mutex
+	chunks  []rxChunk
+	missing int
+	recut   bool
+}
+
+type rxChunk struct {
+	digest  chunk.Digest
+	offset  int64
+	length  int
+	data    []byte
+	inPlace bool // the replica's file has it at its place
+	ready   bool
+	twin    int           // index of an earlier equal chunk of the batch, or -1
+	flight  *chunk.Flight // ours to land
+	others  *chunk.Flight // somebody else's, to wait for
+}
+
+func (p *Pass) startCopy(ctx context.Context, conn *pipe.Conn, wg *sync.WaitGroup) (*copySession, error) {
+	st, err := conn.Open(ctx, "tree.copy")
+	if err != nil {
+		return nil, fmt.Errorf("copy from %s: %w", p.Filesystem, err)
+	}
+	c := &copySession{p: p, ctx: ctx, st: st, done: make(chan struct{}), unp: chunk.NewUnpacker(),
+		sem: make(chan struct{}, receivers), jobs: map[uint64]*job{}, batches: map[uint64]*rxBatch{}}
+	if err := c.send(&agentpb.CopyRequest{Filesystem: p.Filesystem, Level: int32(p.Level)}); err != nil {
+		return nil, fmt.Errorf("copy from %s: %w", p.Filesystem, err)
+	}
+	wg.Go(func() {
+		err := c.receive()
+		if err != nil {
+			p.fatal(fmt.Errorf("copy from %s: %w", p.Filesystem, err))
+		}
+		c.wg.Wait()
+		c.abandon()
+		c.unp.Close()
+	})
+	return c, nil
+}
+
+func (c *copySession) send(m *agentpb.CopyRequest) error {
+	c.outMu.Lock()
+	defer c.outMu.Unlock()
+	return c.st.Send(m)
+}
+
+// last tells the source that nothing more will be asked for, and waits for its
+// end.
+func (c *copySession) last(ctx context.Context) error {
+	if err := c.send(&agentpb.CopyRequest{Last: true}); err != nil && err != io.EOF {
+		return fmt.Errorf("copy from %s: %w", c.p.Filesystem, err)
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// end gives up the call, unless it is over.
+func (c *copySession) end() { c.st.Close() }
+
+// abandon lands what others may be waiting for and will not come.
+func (c *copySession) abandon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range c.batches {
+		b.mu.Lock()
+		for i := range b.chunks {
+			if f := b.chunks[i].flight; f != nil {
+				f.Land(nil)
+				f.Release()
+			}
+		}
+		b.mu.Unlock()
+	}
+	for _, j := range c.jobs {
+		j.mu.Lock()
+		j.file.close()
+		j.mu.Unlock()
+	}
+}
+
+// request asks for jobs, spreading them over the sessions.
+func (p *Pass) request(_ context.Context, jobs ...*job) error {
+	asked := make([]*agentpb.CopyRequest, len(p.copies))
+	for _, j := range jobs {
+		if p.links.canFollow(j) {
+			p.follow(j, j.group)
+			continue
+		}
+		id := p.nextID.Add(1)
+		n := int(id/16) % len(p.copies)
+		c := p.copies[n]
+		c.mu.Lock()
+		c.jobs[id] = j
+		c.mu.Unlock()
+		p.pending.add(1)
+		row := p.page(j)
+		if asked[n] == nil {
+			asked[n] = &agentpb.CopyRequest{}
+		}
+		positional := j.exists && kindOf(row.mode) == unix.S_IFREG && row.size >= positionalMin
+		asked[n].Files = append(asked[n].Files, &agentpb.CopyFile{Id: id, Path: []byte(j.path), Positional: positional})
+	}
+	for n, req := range asked {
+		if req == nil {
+			continue
+		}
+		if err := p.copies[n].send(req); err != nil {
+			return fmt.Errorf("copy from %s: %w", p.Filesystem, err)
+		}
+	}
+	return nil
+}
+
+func (c *copySession) receive() error {
+	for {
+		m := &agentpb.CopyReply{}
+		if err := c.st.Recv(m); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		for _, o := range m.Offers {
+			if err := c.offer(o); err != nil {
+				return err
+			}
+		}
+		for _, d := range m.Data {
+			c.mu.Lock()
+			b := c.batches[d.Batch]
+			c.mu.Unlock()
+			if b == nil {
+				return fmt.Errorf("data of batch %d, which is not open", d.Batch)
+			}
+			c.work(func() error { return c.data(b, d) })
+		}
+		if m.Done {
+			c.wg.Wait()
+			c.mu.Lock()
+			open := len(c.batches) + len(c.jobs)
+			c.mu.Unlock()
+			if open > 0 {
+				return fmt.Errorf("the source ended with %d files open", open)
+			}
+			close(c.done)
+			return nil
+		}
+	}
+}
+
+// work runs f beside the receiving, a few at a time.
+func (c *copySession) work(f func() error) {
+	c.wg.Go(func() {
+		select {
+		case c.sem <- struct{}{}:
+		case <-c.ctx.Done():
+			return
+		}
+		defer func() { <-c.sem }()
+		if err := f(); err != nil {
+			c.p.fatal(err)
+		}
+	})
+}
+
+var errOffer = errors.New("malformed offer")
+
+// offer checks an offer, opens what large files it begins, and has it settled.
+func (c *copySession) offer(o *agentpb.Offer) error {
+	b := &rxBatch{offer: o}
+	if err := b.parse(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	old := c.batches[o.Batch]
+	c.batches[o.Batch] = b
+	b.recut = old != nil
+	for _, part := range o.Parts {
+		j := c.jobs[part.Id]
+		if j == nil {
+			c.mu.Unlock()
+			return fmt.Errorf("%w: part of file %d, which was not asked for", errOffer, part.Id)
+		}
+		b.jobs = append(b.jobs, j)
+	}
+	c.mu.Unlock()
+	for i, part := range o.Parts {
+		if old == nil {
+			if err := c.p.beginPart(b.jobs[i], part); err != nil {
+				return err
+			}
+		}
+	}
+	if len(b.chunks) == 0 { // nothing to settle, no answer to wait for
+		c.work(func() error {
+			if err := c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: o.Batch}}}); err != nil {
+				return err
+			}
+			return c.apply(b)
+		})
+		return nil
+	}
+	c.work(func() error { return c.judge(b) })
+	return nil
+}
+
+// parse fills in the chunks, checking all that a hostile source could say.
+func (b *rxBatch) parse() error {
+	o := b.offer
+	if len(o.Digests) != 32*len(o.Lengths) {
+		return fmt.Errorf("%w: %d digests for %d chunks", errOffer, len(o.Digests)/32, len(o.Lengths))
+	}
+	total, k := 0, 0
+	for _, part := range o.Parts {
+		pos := part.Offset
+		holes := part.Holes
+		skip := func() error {
+			for len(holes) > 0 && holes[0].Offset == pos {
+				if holes[0].Length > 1<<62 || pos+holes[0].Length < pos {
+					return fmt.Errorf("%w: hole of %d bytes", errOffer, holes[0].Length)
+				}
+				pos += holes[0].Length
+				holes = holes[1:]
+			}
+			return nil
+		}
+		for range part.Chunks {
+			if err := skip(); err != nil {
+				return err
+			}
+			if k >= len(o.Lengths) || o.Lengths[k] > chunk.MaxLen || o.Lengths[k] == 0 {
+				return fmt.Errorf("%w: chunk %d", errOffer, k)
+			}
+			ch := rxChunk{digest: chunk.Digest(o.Digests[32*k:]), offset: int64(pos), length: int(o.Lengths[k]), twin: -1}
+			b.chunks = append(b.chunks, ch)
+			pos += uint64(o.Lengths[k])
+			total += ch.length
+			k++
+		}
+		if err := skip(); err != nil {
+			return err
+		}
+		if len(holes) > 0 || pos != part.End || pos > 1<<62 || total > chunk.MaxFrame {
+			return fmt.Errorf("%w: part ends at %d, says %d", errOffer, pos, part.End)
+		}
+		if part.Tail != (part.Outcome != nil) || (part.Head && part.Meta == nil && part.Outcome == nil) {
+			return fmt.Errorf("%w: part without what it should tell", errOffer)
+		}
+	}
+	if k != len(o.Lengths) {
+		return fmt.Errorf("%w: %d chunks, %d in parts", errOffer, len(o.Lengths), k)
+	}
+	b.missing = len(b.chunks)
+	return nil
+}
+
+// judge decides for each chunk whether it is here, wanted, or on its way for
+// another file, and answers.
+func (c *copySession) judge(b *rxBatch) error {
+	local := &localReader{sources: c.p.Sources}
+	defer local.close()
+	matched := c.comparePlaces(b)
+	if !b.recut && b.mayRecut() && 2*matched < len(b.chunks) && !c.p.Index.Empty() {
+		return c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Recut: true}}})
+	}
+	verdicts := make([]byte, len(b.chunks))
+	seen := map[chunk.Digest]int{}
+	var waits []int
+	var sent, reused int64
+	for i := range b.chunks {
+		ch := &b.chunks[i]
+		if ch.ready {
+			reused += int64(ch.length)
+			continue
+		}
+		if first, ok := seen[ch.digest]; ok {
+			ch.twin = first
+			reused += int64(ch.length)
+			continue
+		}
+		seen[ch.digest] = i
+		verdicts[i] = c.locate(local, ch)
+		switch verdicts[i] {
+		case have:
+			reused += int64(ch.length)
+		case want:
+			sent += int64(ch.length)
+		case later:
+			waits = append(waits, i)
+		}
+	}
+	c.count(sent, reused)
+	if err := c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Verdicts: verdicts}}}); err != nil {
+		return err
+	}
+	if len(waits) > 0 {
+		c.wg.Go(func() {
+			if err := c.await(b, verdicts, waits); err != nil {
+				c.p.fatal(err)
+			}
+		})
+	}
+	return c.progress(b)
+}
+
+func (c *copySession) count(sent, reused int64) {
+	pr := c.p.Progress
+	pr.Bytes.Add(sent + reused)
+	pr.Sent.Add(sent)
+	pr.Reused.Add(reused)
+}
+
+// mayRecut reports whether the batch is a stretch of one file cut by position.
+func (b *rxBatch) mayRecut() bool {
+	return len(b.offer.Parts) == 1 && len(b.chunks) > 8 && b.jobs[0].file.comparable()
+}
+
+// comparePlaces looks for each chunk where it should be in the replica's file.
+func (c *copySession) comparePlaces(b *rxBatch) (matched int) {
+	k := 0
+	for i, part := range b.offer.Parts {
+		chunks := b.chunks[k : k+int(part.Chunks)]
+		k += int(part.Chunks)
+		if !b.jobs[i].exists || len(chunks) == 0 {
+			continue
+		}
+		fd, done := c.p.oldFile(b.jobs[i], part)
+		if fd < 0 {
+			continue
+		}
+		whole := part.Head && part.Tail
+		for n := range chunks {
+			ch := &chunks[n]
+			data := readIfEqual(fd, ch.offset, ch.digest, ch.length)
+			if data == nil {
+				continue
+			}
+			ch.ready, ch.inPlace = true, true
+			if whole {
+				ch.data = data // may have to be written all the same
+			}
+			matched++
+		}
+		done()
+	}
+	return matched
+}
+
+// locate finds a chunk in the index or on its way; otherwise it is wanted.
+func (c *copySession) locate(local *localReader, ch *rxChunk) byte {
+	if ch.length >= minIndexed {
+		for _, at := range c.p.Index.Lookup(ch.digest, c.p.Tree) {
+			if ch.data = local.read(at, ch.digest, ch.length); ch.data != nil {
+				ch.ready = true
+				return have
+			}
+		}
+	}
+	if ch.length < minIndexed {
+		return want
+	}
+	f, owner := c.p.Index.Begin(ch.digest)
+	if owner {
+		ch.flight = f
+		return want
+	}
+	if !c.takeLanded(ch, f) {
+		ch.others = f
+		return later
+	}
+	return have
+}
+
+// takeLanded takes the bytes of a flight that has ended well.
+func (c *copySession) takeLanded(ch *rxChunk, f *chunk.Flight) bool {
+	select {
+	case <-f.Done():
+		if data := f.Data(); len(data) == ch.length {
+			ch.data, ch.ready = data, true
+			return true
+		}
+	default:
+	}
+	return false
+}
+
+// await waits for chunks that other files have asked for, and answers again.
+func (c *copySession) await(b *rxBatch, verdicts []byte, waits []int) error {
+	final := make([]byte, len(verdicts))
+	for _, i := range waits {
+		ch := &b.chunks[i]
+		for f := ch.others; f != nil; {
+			select {
+			case <-f.Done():
+			case <-c.ctx.Done():
+				return context.Cause(c.ctx)
+			}
+			b.mu.Lock()
+			if c.takeLanded(ch, f) {
+				f = nil
+			} else if again, owner := c.p.Index.Begin(ch.digest); owner { // whoever had it in flight has failed
+				ch.flight, f, final[i] = again, nil, want
+			} else {
+				f = again
+			}
+			b.mu.Unlock()
+		}
+		n := int64(ch.length)
+		if final[i] == want {
+			c.count(n, 0)
+		} else {
+			c.count(0, n)
+		}
+	}
+	if err := c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Verdicts: final}}}); err != nil {
+		return err
+	}
+	return c.progress(b)
+}
+
+// progress applies the batch once every chunk is here.
+func (c *copySession) progress(b *rxBatch) error {
+	b.mu.Lock()
+	for i := range b.chunks {
+		ch := &b.chunks[i]
+		if !ch.ready && ch.twin >= 0 && b.chunks[ch.twin].ready {
+			ch.data, ch.ready = b.chunks[ch.twin].data, true
+		}
+	}
+	ready := true
+	for i := range b.chunks {
+		ready = ready && b.chunks[i].ready
+	}
+	if !ready || b.missing < 0 {
+		b.mu.Unlock()
+		return nil
+	}
+	b.missing = -1 // applied once
+	b.mu.Unlock()
+	return c.apply(b)
+}
+
+// data takes the bytes of wanted chunks.
+func (c *copySession) data(b *rxBatch, d *agentpb.Data) error {
+	total := 0
+	for _, i := range d.Chunks {
+		if int(i) >= len(b.chunks) {
+			return fmt.Errorf("%w: data of chunk %d of %d", errOffer, i, len(b.chunks))
+		}
+		total += b.chunks[i].length
+	}
+	raw, err := c.unp.Unpack(d.Frame, d.Zstd, total)
+	if err != nil {
+		return err
+	}
+	for _, i := range d.Chunks {
+		ch := &b.chunks[i]
+		data := raw[:ch.length:ch.length]
+		raw = raw[ch.length:]
+		if chunk.Sum(data) != ch.digest {
+			return fmt.Errorf("a chunk of %q does not have the digest it was offered with", b.pathOf(int(i)))
+		}
+		b.mu.Lock()
+		if !ch.ready {
+			ch.data, ch.ready = data, true
+		}
+		f := ch.flight
+		b.mu.Unlock()
+		if f != nil {
+			f.Land(data)
+		}
+	}
+	return c.progress(b)
+}
+
+// pathOf names the file that chunk i belongs to.
+func (b *rxBatch) pathOf(i int) string {
+	for n, part := range b.offer.Parts {
+		if i -= int(part.Chunks); i < 0 {
+			return b.jobs[n].path
+		}
+	}
+	return ""
+}
+
+// apply writes a complete batch into the replica.
+func (c *copySession) apply(b *rxBatch) error {
+	if c.p.Space != nil {
+		if err := c.p.Space(); err != nil {
+			return err
+		}
+	}
+	k := 0
+	for i, part := range b.offer.Parts {
+		j := b.jobs[i]
+		chunks := b.chunks[k : k+int(part.Chunks)]
+		k += int(part.Chunks)
+		if part.Tail {
+			c.mu.Lock()
+			delete(c.jobs, part.Id)
+			c.mu.Unlock()
+		}
+		var err error
+		if part.Head && part.Tail {
+			err = c.p.applyWhole(j, part, chunks)
+		} else {
+			err = c.p.applyPart(j, part, chunks)
+		}
+		if err != nil {
+			return err
+		}
+		for n := range chunks {
+			c.p.Progress.Settled.Add(int64(chunks[n].length))
+			if f := chunks[n].flight; f != nil {
+				f.Release() // the index has it now, or the file could not be written
+			}
+		}
+	}
+	c.mu.Lock()
+	delete(c.batches, b.offer.Batch)
+	c.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,379 @@
+package tree
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/chunk"
+	"github.com/leeward-dr/leeward/internal/pipe"
+)
+
+const (
+	// sendWindow bounds the bytes offered and not yet settled: they stay in
+	// memory, so that what was hashed is what is sent and no file is read twice.
+	sendWindow = 32 << 20
+	// smallBatch closes a batch of small files, largeBatch one of a large file.
+	smallBatch = 1 << 20
+	largeBatch = 4 << 20
+	batchParts = 512
+	// batchCost is what a batch takes of the window beside its chunks.
+	batchCost = 4096
+	// maxQueue bounds the files a target may ask for ahead.
+	maxQueue = 1 << 16
+
+	have, want, later = 0, 1, 2 // verdicts of an Answer
+)
+
+// copyHandler serves the "copy" call: file names in, offers out, answers in, data
+// out.
+func (s *Service) copyHandler(ctx context.Context, st *pipe.Stream) error {
+	var req agentpb.CopyRequest
+	if err := st.Recv(&req); err != nil {
+		return err
+	}
+	v, err := s.view(req.Filesystem)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s1 := &sender{view: v, gov: s.gov, out: st, packer: chunk.NewPacker(int(req.Level)),
+		queue: make(chan *agentpb.CopyFile, maxQueue), answered: make(chan *batch, 2*sendWindow/batchCost+16),
+		batches: map[uint64]*batch{}, fail: cancel}
+	s1.room = sync.NewCond(&s1.mu)
+	return s1.run(ctx, &req)
+}
+
+// sender offers the files it is asked for and sends what the target lacks.
+type sender struct {
+	view     *view
+	gov      Governor
+	out      *pipe.Stream
+	outMu    sync.Mutex // a Stream takes one sender at a time
+	packer   *chunk.Packer
+	queue    chan *agentpb.CopyFile
+	answered chan *batch
+	fail     context.CancelCauseFunc
+
+	mu      sync.Mutex
+	room    *sync.Cond
+	dead    bool
+	used    int // bytes in batches
+	next    uint64
+	batches map[uint64]*batch
+}
+
+// batch is what one Offer describes, held until every chunk is settled.
+type batch struct {
+	id      uint64
+	offer   *agentpb.Offer
+	chunks  [][]byte
+	pending []bool // not settled yet
+	todo    []int  // wanted and not yet sent
+	bytes   int
+	recut   bool
+}
+
+func (s *sender) run(ctx context.Context, first *agentpb.CopyRequest) error {
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.dead = true
+		s.room.Broadcast()
+		s.mu.Unlock()
+	})
+	defer stop()
+	var readers, writers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0)+1, 4) {
+		readers.Go(func() {
+			if err := s.reader(ctx); err != nil {
+				s.fail(err)
+			}
+		})
+	}
+	for range min(runtime.GOMAXPROCS(0), 4) {
+		writers.Go(func() {
+			for b := range s.answered {
+				if err := s.sendData(b); err != nil {
+					s.fail(err)
+				}
+			}
+		})
+	}
+	err := s.receive(ctx, first, &readers)
+	if err != nil {
+		s.fail(err)
+	}
+	readers.Wait()
+	close(s.answered)
+	writers.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return s.send(&agentpb.CopyReply{Done: true}, false)
+}
+
+func (s *sender) send(m *agentpb.CopyReply, packed bool) error {
+	s.outMu.Lock()
+	defer s.outMu.Unlock()
+	if packed {
+		return s.out.SendPacked(m)
+	}
+	return s.out.Send(m)
+}
+
+// receive takes requests until all is asked for and all is settled.
+func (s *sender) receive(ctx context.Context, req *agentpb.CopyRequest, readers *sync.WaitGroup) error {
+	open := true
+	defer func() {
+		if open {
+			close(s.queue)
+		}
+	}()
+	var over chan struct{}
+	msgs := make(chan *agentpb.CopyRequest)
+	errs := make(chan error, 1)
+	go func() {
+		for {
+			m := &agentpb.CopyRequest{}
+			if err := s.out.Recv(m); err != nil {
+				errs <- err
+				return
+			}
+			select {
+			case msgs <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for {
+		if err := s.request(req); err != nil {
+			return err
+		}
+		if req.Last && open {
+			open = false
+			close(s.queue)
+			over = make(chan struct{})
+			go func() { readers.Wait(); close(over) }()
+		}
+		for done := false; !done; {
+			if over == nil && !open && s.settled() {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case err := <-errs:
+				if err == io.EOF {
+					err = io.ErrUnexpectedEOF
+				}
+				return err
+			case <-over:
+				over = nil
+			case req = <-msgs:
+				done = true
+			}
+		}
+	}
+}
+
+func (s *sender) request(req *agentpb.CopyRequest) error {
+	for _, f := range req.Files {
+		if err := checkPath(string(f.Path)); err != nil {
+			return err
+		}
+		select {
+		case s.queue <- f:
+		default:
+			return fmt.Errorf("more than %d files asked for at once", maxQueue)
+		}
+	}
+	for _, a := range req.Answers {
+		if err := s.answer(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sender) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.batches) == 0
+}
+
+// answer notes a verdict and queues what is to be sent.
+func (s *sender) answer(a *agentpb.Answer) error {
+	s.mu.Lock()
+	b := s.batches[a.Batch]
+	if b == nil {
+		s.mu.Unlock()
+		return fmt.Errorf("answer to batch %d, which is not open", a.Batch)
+	}
+	if a.Recut && !b.recut {
+		b.recut = true
+		s.mu.Unlock()
+		return s.recut(b)
+	}
+	if len(a.Verdicts) != len(b.chunks) {
+		s.mu.Unlock()
+		return fmt.Errorf("answer of %d verdicts to %d chunks", len(a.Verdicts), len(b.chunks))
+	}
+	var todo []int
+	open := false
+	for i, v := range a.Verdicts {
+		if !b.pending[i] {
+			continue
+		}
+		switch v {
+		case want:
+			todo = append(todo, i)
+			b.pending[i] = false
+		case have:
+			b.pending[i] = false
+		default:
+			open = true
+		}
+	}
+	if !open {
+		delete(s.batches, b.id)
+	}
+	s.mu.Unlock()
+	if len(todo) == 0 {
+		if !open {
+			s.release(b)
+		}
+		return nil
+	}
+	send := &batch{id: b.id, chunks: b.chunks, todo: todo}
+	if !open {
+		send.bytes = b.bytes // released when sent
+	}
+	s.answered <- send // never full: the window bounds the batches, and each is queued twice at most
+	return nil
+}
+
+func (s *sender) release(b *batch) {
+	s.mu.Lock()
+	s.used -= b.bytes
+	s.room.Broadcast()
+	s.mu.Unlock()
+}
+
+// sendData packs the wanted chunks of a batch into one frame.
+func (s *sender) sendData(b *batch) error {
+	d := &agentpb.Data{Batch: b.id}
+	n := 0
+	for _, i := range b.todo {
+		n += len(b.chunks[i])
+	}
+	buf := make([]byte, 0, n)
+	for _, i := range b.todo {
+		buf = append(buf, b.chunks[i]...)
+		d.Chunks = append(d.Chunks, uint32(i))
+	}
+	d.Frame, d.Zstd = s.packer.Pack(buf)
+	start := time.Now()
+	err := s.send(&agentpb.CopyReply{Data: []*agentpb.Data{d}}, true)
+	s.packer.Sent(time.Since(start))
+	if b.bytes > 0 {
+		s.release(b)
+	}
+	return err
+}
+
+// offer waits for room and sends what a reader has gathered.
+func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
+	b := &batch{offer: offer, chunks: chunks, bytes: batchCost}
+	for _, c := range chunks {
+		b.bytes += len(c)
+	}
+	b.pending = make([]bool, len(chunks))
+	for i := range b.pending {
+		b.pending[i] = true
+	}
+	describe(offer, chunks)
+	s.mu.Lock()
+	for s.used > 0 && s.used+b.bytes > sendWindow && !s.dead {
+		s.room.Wait()
+	}
+	if s.dead {
+		s.mu.Unlock()
+		return context.Canceled
+	}
+	s.used += b.bytes
+	s.next++
+	b.id = s.next
+	offer.Batch = b.id
+	s.batches[b.id] = b
+	s.mu.Unlock()
+	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{offer}}, false)
+}
+
+// describe fills in what an offer says of its chunks.
+func describe(offer *agentpb.Offer, chunks [][]byte) {
+	offer.Digests = make([]byte, 0, 32*len(chunks))
+	offer.Lengths = make([]uint32, 0, len(chunks))
+	for _, c := range chunks {
+		d := chunk.Sum(c)
+		offer.Digests = append(offer.Digests, d[:]...)
+		offer.Lengths = append(offer.Lengths, uint32(len(c)))
+	}
+}
+
+// recut offers a batch of positional blocks again, cut by content: the target saw
+// that it has little of it where it should be, but may have it elsewhere.
+func (s *sender) recut(b *batch) error {
+	var chunks [][]byte
+	at := 0
+	for _, p := range b.offer.Parts {
+		size := int64(p.End)
+		if p.Meta != nil {
+			size = int64(p.Meta.Size)
+		}
+		old := b.chunks[at : at+int(p.Chunks)]
+		at += int(p.Chunks)
+		fresh := cutRuns(old, p, chunk.ParamsFor(size))
+		p.Chunks = uint32(len(fresh))
+		chunks = append(chunks, fresh...)
+	}
+	describe(b.offer, chunks)
+	s.mu.Lock()
+	b.chunks = chunks
+	b.pending = make([]bool, len(chunks))
+	for i := range b.pending {
+		b.pending[i] = true
+	}
+	s.mu.Unlock()
+	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{b.offer}}, false)
+}
+
+// cutRuns cuts the bytes of a part anew, each run between holes for itself.
+func cutRuns(old [][]byte, p *agentpb.Part, params chunk.Params) (out [][]byte) {
+	holes := p.Holes
+	pos := p.Offset
+	var run []byte
+	flush := func() {
+		for len(run) > 0 {
+			n := chunk.Cut(run, params)
+			out = append(out, run[:n:n])
+			run = run[n:]
+		}
+	}
+	for _, c := range old {
+		for len(holes) > 0 && holes[0].Offset == pos {
+			flush()
+			pos += holes[0].Length
+			holes = holes[1:]
+		}
+		run = append(run, c...)
+		pos += uint64(len(c))
+	}
+	flush()
+	return out
+}

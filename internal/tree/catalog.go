@@ -3,6 +3,7 @@ package tree
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +28,8 @@ import (
 // path (16 bytes) and the first name of the page; the value is a version byte,
 // the page's digest (8 bytes) and a CatalogPage message. In bucket "links" the key
 // is subvolume, inode (8 bytes each) and a digest of the path (16 bytes) of an
-// entry with several names, the value its path; these are hints.
+// entry with several names, the value its path; these are hints. Bucket "meta"
+// keeps the sum of the pages until they change.
 type Catalog struct {
 	db *bbolt.DB
 
@@ -36,7 +38,7 @@ type Catalog struct {
 	size   int
 }
 
-var pagesBucket, linksBucket = []byte("pages"), []byte("links")
+var pagesBucket, linksBucket, metaBucket = []byte("pages"), []byte("links"), []byte("meta")
 
 const (
 	catalogVersion = 1
@@ -78,9 +80,11 @@ func OpenCatalog(path string) (*Catalog, error) {
 		return nil, fmt.Errorf("open catalog %s: %w", path, err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(pagesBucket)
-		if err == nil {
-			_, err = tx.CreateBucketIfNotExists(linksBucket)
+		var err error
+		for _, name := range [][]byte{pagesBucket, linksBucket, metaBucket} {
+			if err == nil {
+				_, err = tx.CreateBucketIfNotExists(name)
+			}
 		}
 		return err
 	})
@@ -303,6 +307,9 @@ func (c *Catalog) commit(sync func() error) error {
 	}
 	err := c.db.Update(func(tx *bbolt.Tx) error {
 		b, l := tx.Bucket(pagesBucket), tx.Bucket(linksBucket)
+		if err := tx.Bucket(metaBucket).Delete(sumKey); err != nil {
+			return err
+		}
 		for i := range staged {
 			if err := staged[i].apply(b); err != nil {
 				return err
@@ -350,18 +357,28 @@ func (p *stagedPage) apply(b *bbolt.Bucket) error {
 
 // CatalogSum describes a catalog for a recovery point's manifest.
 type CatalogSum struct {
-	Digest  string // BLAKE3 over all pages in order, hex
-	Entries int64
-	Bytes   int64
+	Digest  string `json:"digest"` // over all pages in order, hex
+	Entries int64  `json:"entries"`
+	Bytes   int64  `json:"bytes"`
 }
 
-// Sum reads the whole catalog and digests it: equal sums mean equal listings and
-// equal content digests.
+var sumKey = []byte("sum")
+
+// Sum digests the whole catalog: equal sums mean equal listings and equal content
+// digests. It reads everything only where something has changed since the last
+// time.
 func (c *Catalog) Sum() (CatalogSum, error) {
 	var out CatalogSum
+	c.db.View(func(tx *bbolt.Tx) error {
+		return json.Unmarshal(tx.Bucket(metaBucket).Get(sumKey), &out)
+	})
+	if out.Digest != "" {
+		return out, nil
+	}
+	out = CatalogSum{}
 	var h chunk.Hasher
-	err := c.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(pagesBucket).ForEach(func(k, v []byte) error {
+	err := c.db.Update(func(tx *bbolt.Tx) error {
+		err := tx.Bucket(pagesBucket).ForEach(func(k, v []byte) error {
 			h.Write(k)
 			h.Write(v)
 			entries, err := decodePage(v)
@@ -373,10 +390,18 @@ func (c *Catalog) Sum() (CatalogSum, error) {
 			}
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		out.Digest = h.Sum().String()
+		b, err := json.Marshal(out)
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(metaBucket).Put(sumKey, b)
 	})
 	if err != nil {
 		return CatalogSum{}, fmt.Errorf("sum catalog: %w", err)
 	}
-	out.Digest = h.Sum().String()
 	return out, nil
 }

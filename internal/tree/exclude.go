@@ -19,8 +19,6 @@ var DefaultExcludes = []string{
 	"/var/lib/containers/storage/overlay/*/merged/**",
 	"/var/cache/leeward/**",
 	"/run/leeward/**",
-	"/lost+found",
-	"/**/lost+found",
 }
 
 // Excludes is a set of patterns of one filesystem. A pattern is a path of glob
@@ -47,20 +45,25 @@ func NewExcludes(patterns []string) (*Excludes, error) {
 	return e, nil
 }
 
-// ForFilesystem turns patterns of the whole system into those of the filesystem
-// mounted at mountPoint. Patterns above it that end in ** cover it whole.
-func ForFilesystem(mountPoint string, patterns []string) (out []string) {
-	if mountPoint == "/" {
-		return patterns
-	}
-	for _, p := range patterns {
-		if rest, ok := strings.CutPrefix(p, mountPoint+"/"); ok && rest != "" {
-			out = append(out, "/"+rest)
-		} else if strings.HasPrefix(p, "/**/") {
-			out = append(out, p)
+// Shown is a place where part of a filesystem is mounted: Root is the path within
+// the filesystem, "/" for all of it.
+type Shown struct{ MountPoint, Root string }
+
+// ForFilesystem turns patterns of the whole system into those of one filesystem,
+// which is mounted at the places shown.
+func ForFilesystem(shown []Shown, patterns []string) (out []string) {
+	for _, s := range shown {
+		at := strings.TrimSuffix(s.MountPoint, "/")
+		root := strings.TrimSuffix(s.Root, "/")
+		for _, p := range patterns {
+			if rest, ok := strings.CutPrefix(p, at+"/"); ok && rest != "" {
+				out = append(out, root+"/"+rest)
+			} else if strings.HasPrefix(p, "/**/") {
+				out = append(out, root+p)
+			}
 		}
 	}
-	return out
+	return append(out, "/lost+found") // mkfs makes it where it belongs
 }
 
 // in returns a test for the names in directory dir, or nil if nothing there can

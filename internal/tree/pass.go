@@ -31,9 +31,10 @@ type Pass struct {
 	Index      *chunk.Index
 	Tree       string // name of this replica in Index and Sources
 	Sources    *Sources
-	Level      int          // compression: 0 finds it itself
-	Space      func() error // says why no more may be written, or nil
-	Progress   *Progress    // may be nil
+	Level      int                 // compression: 0 finds it itself
+	Space      func(n int64) error // says why n more bytes may not be written, or nil
+	Only       []string            // carry these directories alone; none means all
+	Progress   *Progress           // may be nil
 
 	dirs    *openDirs
 	trash   *trash
@@ -251,7 +252,11 @@ func (p *Pass) scan(ctx context.Context) error {
 		return fmt.Errorf("scan %s: %w", p.Filesystem, err)
 	}
 	defer st.Close()
-	if err := st.Send(&agentpb.ScanRequest{Filesystem: p.Filesystem}); err != nil {
+	req := &agentpb.ScanRequest{Filesystem: p.Filesystem}
+	for _, path := range p.Only {
+		req.Only = append(req.Only, []byte(path))
+	}
+	if err := st.Send(req); err != nil {
 		return fmt.Errorf("scan %s: %w", p.Filesystem, err)
 	}
 	if err := p.Catalog.Baseline(func(b *agentpb.Baseline) error { return st.Send(b) }); err != nil {

@@ -536,12 +536,27 @@ func (b *rxBatch) pathOf(i int) string {
 	return ""
 }
 
+// room asks whether the batch may be written.
+func (c *copySession) room(b *rxBatch) error {
+	if c.p.Space == nil {
+		return nil
+	}
+	n := int64(4096 * len(b.offer.Parts))
+	for i := range b.chunks {
+		if !b.chunks[i].inPlace {
+			n += int64(b.chunks[i].length)
+		}
+	}
+	if err := c.p.Space(n); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return nil
+}
+
 // apply writes a complete batch into the replica.
 func (c *copySession) apply(b *rxBatch) error {
-	if c.p.Space != nil {
-		if err := c.p.Space(); err != nil {
-			return err
-		}
+	if err := c.room(b); err != nil {
+		return err
 	}
 	k := 0
 	for i, part := range b.offer.Parts {

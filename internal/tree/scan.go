@@ -41,6 +41,15 @@ func (s *Service) scanHandler(ctx context.Context, st *pipe.Stream) error {
 		return err
 	}
 	sc := &scanner{view: v, base: base, out: st, gov: s.gov}
+	for _, path := range req.Only {
+		if err := checkPath(string(path)); err != nil {
+			return err
+		}
+		sc.stack = append(sc.stack, dirTask{path: string(path)})
+	}
+	if len(req.Only) == 0 {
+		sc.stack = []dirTask{{}}
+	}
 	return sc.run(ctx)
 }
 
@@ -95,7 +104,6 @@ type dirTask struct {
 
 func (s *scanner) run(ctx context.Context) error {
 	s.cond = sync.NewCond(&s.mu)
-	s.stack = []dirTask{{}}
 	stop := context.AfterFunc(ctx, func() { s.stop(ctx.Err()) })
 	defer stop()
 	alive := make(chan struct{})

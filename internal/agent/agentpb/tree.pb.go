@@ -306,6 +306,7 @@ func (x *OpenedFilesystem) GetError() string {
 type ScanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filesystem    string                 `protobuf:"bytes,1,opt,name=filesystem,proto3" json:"filesystem,omitempty"`
+	Only          [][]byte               `protobuf:"bytes,2,rep,name=only,proto3" json:"only,omitempty"` // walk these directories alone; none means all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +346,13 @@ func (x *ScanRequest) GetFilesystem() string {
 		return x.Filesystem
 	}
 	return ""
+}
+
+func (x *ScanRequest) GetOnly() [][]byte {
+	if x != nil {
+		return x.Only
+	}
+	return nil
 }
 
 // Baseline is what the target knows: for each page of a directory (see
@@ -2057,11 +2065,12 @@ const file_tree_proto_rawDesc = "" +
 	"\x03how\x18\x03 \x01(\tR\x03how\x12 \n" +
 	"\fat_unix_nano\x18\x04 \x01(\x03R\n" +
 	"atUnixNano\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"-\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"A\n" +
 	"\vScanRequest\x12\x1e\n" +
 	"\n" +
 	"filesystem\x18\x01 \x01(\tR\n" +
-	"filesystem\"L\n" +
+	"filesystem\x12\x12\n" +
+	"\x04only\x18\x02 \x03(\fR\x04only\"L\n" +
 	"\bBaseline\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\fR\x04keys\x12\x18\n" +
 	"\adigests\x18\x02 \x01(\fR\adigests\x12\x12\n" +

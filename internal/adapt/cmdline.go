@@ -51,7 +51,7 @@ var droppedArgs = [...]string{
 	"crashkernel", "hugepages", "hugepagesz", "default_hugepagesz", "isolcpus", "nohz_full", "rcu_nocbs", "mem", "memmap",
 	"maxcpus", "nr_cpus", "possible_cpus", "numa", "intel_iommu", "amd_iommu", "iommu", "video", "elevator", "vga",
 	"pci", "acpi", "reboot", "panic", "nmi_watchdog", "clocksource", "cryptdevice", "cryptkey", "domdadm", "dolvm",
-	"md", "raid", "zfs", "modules", "usbdelay", "noapic", "nolapic", "nomodule", "nomodules", "pcie_aspm", "xencons",
+	"md", "raid", "zfs", "modules", "usbdelay", "multipath", "nompath", "noapic", "nolapic", "nomodule", "nomodules", "pcie_aspm", "xencons",
 	"virtio_mmio.device", "systemd.journald.forward_to_console",
 }
 
@@ -67,8 +67,9 @@ func isDropped(arg string) bool {
 }
 
 // cleanArgs returns the arguments the machine boots with: those of the source
-// without what ties them to it, then where root is and where to speak.
-func cleanArgs(old string, root *Filesystem, sub string, forceModules []string) string {
+// without what ties them to it, then where root is, the extra ones, and where to
+// speak.
+func cleanArgs(old string, root *Filesystem, sub string, extra ...string) string {
 	var args []string
 	rootflags := ""
 	for _, a := range splitArgs(old) {
@@ -90,9 +91,7 @@ func cleanArgs(old string, root *Filesystem, sub string, forceModules []string) 
 		args = append(args, "rootflags="+f)
 	}
 	args = append(args, "noresume", "multipath=off", "rd.multipath=0")
-	if len(forceModules) > 0 {
-		args = append(args, "rd.driver.pre="+strings.Join(forceModules, ","))
-	}
+	args = append(args, extra...)
 	return strings.Join(append(args, "console=tty0", "console=ttyS0,115200"), " ")
 }
 

@@ -57,7 +57,7 @@ func (j *job) withoutInitramfs(rootType string) error {
 		return fmt.Errorf("kernel %s has no initramfs, and the root partition no id to find it by", j.kernel.Version)
 	}
 	// Without an initramfs nobody looks up filesystem ids.
-	args := cleanArgs(j.kernel.Args, root, sub, nil)
+	args := cleanArgs(j.kernel.Args, root, sub)
 	j.kernel.Args = strings.ReplaceAll(args, "root=UUID="+root.UUID, "root=PARTUUID="+root.PartUUID)
 	j.report.Kernel.Args = j.kernel.Args
 	return nil
@@ -88,9 +88,9 @@ func (j *job) initramfsAdditions(rootType string) (extra []cpioEntry, what strin
 		extra = append(extra, j.moduleEntries(added)...)
 		extra = append(extra, im.loaderEntries(lacking)...)
 		said = append(said, strings.Join(lacking, ", ")+" and what they need")
-		root, sub := j.img.at("/")
 		if im.isDracut() {
-			j.kernel.Args = cleanArgs(j.kernel.Args, root, sub, lacking)
+			root, sub := j.img.at("/")
+			j.kernel.Args = cleanArgs(j.kernel.Args, root, sub, "rd.driver.pre="+strings.Join(lacking, ","))
 			j.report.Kernel.Args = j.kernel.Args
 		}
 	}

@@ -47,7 +47,7 @@ func fixKernel(j *job) error {
 		}
 		e := entryFor(k, entries)
 		k.Initrd = j.initrdOf(k, e)
-		k.Args = cleanArgs(j.sourceArgs(k, e), root, sub, nil)
+		k.Args = cleanArgs(j.sourceArgs(k, e), root, sub, j.familyArgs(root.Type)...)
 		fit = append(fit, kernelChoice{Kernel: k, modules: modules})
 	}
 	if len(fit) == 0 {
@@ -255,6 +255,14 @@ func (j *job) sourceArgs(k Kernel, e *bootEntry) string {
 		return j.facts.GetCmdline()
 	}
 	return ""
+}
+
+// familyArgs are what an initramfs of some family must be told in any case.
+func (j *job) familyArgs(rootType string) []string {
+	if j.img.Exists("/etc/mkinitfs/mkinitfs.conf") { // Alpine's loads these and no others
+		return []string{"modules=virtio_pci,virtio_blk," + rootType, "rootfstype=" + rootType}
+	}
+	return nil
 }
 
 // initrdOf finds the initramfs of a kernel: by its menu entry, else by the ways

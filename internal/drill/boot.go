@@ -17,7 +17,10 @@ import (
 const (
 	// failureGrace is how long a machine may go on after a bad sign: some are
 	// followed by a good end, and the lines after one tell more.
-	failureGrace   = 8 * time.Second
+	failureGrace = 8 * time.Second
+	// settleTime is how long a machine that has started may take to become like
+	// its source: services open their ports a while after they count as started.
+	settleTime     = 90 * time.Second
 	pictureTimeout = 10 * time.Second
 	offTimeout     = 20 * time.Second
 )
@@ -47,7 +50,7 @@ func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 	f := w.proven(bounded)
 	t.picture(ctx, m)
 	if f == nil {
-		t.r.Outcome = dr.Done
+		t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.Done, "", "", false
 		t.r.TimeToProof = time.Since(powerOn)
 		off, cancel := context.WithTimeout(ctx, offTimeout)
 		defer cancel()
@@ -122,7 +125,7 @@ func (w *watch) proven(ctx context.Context) *failure {
 	go readReports(w.m.Report(), reports) // ends with the machine
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	reported := false
+	var reported time.Time // when the machine last had something new to say
 	for {
 		select {
 		case <-tick.C:
@@ -131,10 +134,10 @@ func (w *watch) proven(ctx context.Context) *failure {
 				reports = nil
 				continue
 			}
-			if !reported {
-				reported = true
+			if reported.IsZero() {
 				w.t.step(StepReport)
 			}
+			reported = time.Now()
 			w.t.r.Guest = f
 			w.t.r.Checks = Compare(w.t.s.Facts, f)
 		case <-w.m.Exited():
@@ -142,14 +145,19 @@ func (w *watch) proven(ctx context.Context) *failure {
 			return failed(exitFailure(w.m.Console()))
 		case <-ctx.Done():
 			w.noteSteps()
-			return failed(timeoutFailure(w.m.Console(), w.t.r.Checks, reported, w.t.d.o.Timeout))
+			return failed(timeoutFailure(w.m.Console(), w.t.r.Checks, !reported.IsZero(), w.t.d.o.Timeout))
 		}
 		w.noteSteps()
-		if w.t.r.Reached(string(vm.SignLogin)) && reported && holds(w.t.r.Checks) {
+		login := w.t.reachedThisBoot(string(vm.SignLogin))
+		switch {
+		case login && holds(w.t.r.Checks):
 			return nil
-		}
-		if f := signFailure(w.m.Console(), time.Now()); f != nil && !w.t.r.Reached(string(vm.SignLogin)) {
-			return f
+		case login && !reported.IsZero() && time.Since(reported) > settleTime:
+			return failed(timeoutFailure(w.m.Console(), w.t.r.Checks, true, settleTime))
+		case !login:
+			if f := signFailure(w.m.Console(), time.Now()); f != nil {
+				return f
+			}
 		}
 	}
 }

@@ -165,7 +165,7 @@ func compareHostKeys(source, guest *agentpb.Facts) Check {
 	var wrong []string
 	for _, k := range source.GetHostKeys() {
 		same := slices.ContainsFunc(guest.GetHostKeys(), func(g *agentpb.HostKey) bool {
-			return g.GetType() == k.GetType() && g.GetFingerprint() == k.GetFingerprint()
+			return g.GetFingerprint() == k.GetFingerprint()
 		})
 		if !same {
 			wrong = append(wrong, k.GetType()+" host key is another")

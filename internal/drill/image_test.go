@@ -12,6 +12,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/adapt"
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/dr"
 )
 
 const (
@@ -88,12 +89,12 @@ func debianTree(t *testing.T, suite string) string {
 }
 
 // server builds the disk and the facts of a source server.
-func server(t *testing.T, name string, m machine) Subject {
+func server(t *testing.T, name dr.ServerName, m machine) Subject {
 	t.Helper()
 	needRoot(t)
 	tree := debianTree(t, m.suite)
 	dir := t.TempDir()
-	s := Subject{Server: "web1", Disk: filepath.Join(dir, "disk.raw"), Facts: &agentpb.Facts{
+	s := Subject{Server: name, Disk: filepath.Join(dir, "disk.raw"), Facts: &agentpb.Facts{
 		Kernel: "0", Systemd: true, SystemState: "running", Uefi: m.uefi, MemoryBytes: 512 * mib,
 		Interfaces: []*agentpb.Interface{
 			{Name: "lo", Virtual: true, Up: true},
@@ -105,7 +106,6 @@ func server(t *testing.T, name string, m machine) Subject {
 			{Protocol: "tcp6", Address: "::", Port: 22, Process: "sshd"},
 		},
 	}}
-	_ = name
 	s.Partitions = partitions(m)
 	makeTable(t, s.Disk, s.Partitions)
 	root := filepath.Join(dir, "root")

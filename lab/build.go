@@ -96,7 +96,7 @@ func openCache(ctx context.Context, dir string, log func(string, ...any)) (*buil
 // writeScripts puts the build scripts where they can be run.
 func writeScripts(dir string) error {
 	files := map[string]string{}
-	for _, name := range []string{"base.sh", "layer.sh", "image.sh"} {
+	for _, name := range []string{"base.sh", "server.sh"} {
 		text, err := content.ReadFile("scripts/" + name)
 		if err != nil {
 			return fmt.Errorf("read script: %w", err)
@@ -190,7 +190,7 @@ func (b *builder) acquire(ctx context.Context) error {
 
 func (b *builder) release() { <-b.slots }
 
-// make builds tree and disk aside and puts them in place whole.
+// make builds a disk aside and puts it in place whole.
 func (b *builder) make(ctx context.Context, s Spec, files map[string]string, baseDir, dir string) error {
 	work := filepath.Join(b.cache, "work", s.Name)
 	if err := writeFiles(work, files); err != nil {
@@ -201,19 +201,16 @@ func (b *builder) make(ctx context.Context, s Spec, files map[string]string, bas
 		return fmt.Errorf("open build log: %w", err)
 	}
 	defer logf.Close()
-	tree, disk := filepath.Join(work, "tree"), filepath.Join(work, "disk.raw")
+	disk := filepath.Join(work, "disk.raw")
 	packages := strings.Join(s.Packages, ",")
-	if err := b.script(ctx, "layer.sh", logf, baseDir, tree, s.Suite, packages, work, b.sourcesLine(s.Suite)); err != nil {
-		return err
-	}
-	if err := b.script(ctx, "image.sh", logf, tree, disk, work); err != nil {
+	if err := b.script(ctx, "server.sh", logf, baseDir, s.Suite, packages, disk, work, b.sourcesLine(s.Suite)); err != nil {
 		return err
 	}
 	parts, _ := s.layout(b.pubkey)
 	if err := installGRUB(ctx, disk, work, parts); err != nil {
 		return err
 	}
-	keys, err := hostKeys(tree)
+	keys, err := hostKeys(filepath.Join(work, "hostkeys"))
 	if err != nil {
 		return err
 	}
@@ -342,10 +339,8 @@ func (b *builder) baseHash(suite string) string {
 func (b *builder) hash(s Spec, files map[string]string) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n%q\n", b.baseHash(s.Suite), s.Suite, s.Packages)
-	for _, script := range []string{"layer.sh", "image.sh"} {
-		text, _ := content.ReadFile("scripts/" + script) // embedded: cannot be absent
-		fmt.Fprintf(h, "%s\n%q\n", script, text)
-	}
+	script, _ := content.ReadFile("scripts/server.sh") // embedded: cannot be absent
+	fmt.Fprintf(h, "%q\n", script)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		fmt.Fprintf(h, "%s\n%q\n", name, files[name])
 	}

@@ -89,9 +89,9 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// hostKeys reads the public ssh host keys of a tree.
-func hostKeys(tree string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(tree, "etc/ssh/ssh_host_*_key.pub"))
+// hostKeys reads the public ssh host keys in a directory.
+func hostKeys(dir string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key.pub"))
 	if err != nil {
 		return nil, fmt.Errorf("list host keys: %w", err)
 	}
@@ -108,7 +108,7 @@ func hostKeys(tree string) ([]string, error) {
 		keys = append(keys, f[0]+" "+f[1])
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("read host keys of %s: there are none", tree)
+		return nil, fmt.Errorf("read host keys of %s: there are none", dir)
 	}
 	slices.Sort(keys)
 	return keys, nil

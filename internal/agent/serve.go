@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
@@ -53,6 +54,8 @@ func Main(ctx context.Context, stdin io.Reader, stdout io.Writer, services ...Se
 // a *Governor the limits set over the wire are its limits; otherwise Serve makes
 // one. When Serve returns before r has ended, one goroutine still waits for r.
 func Serve(ctx context.Context, r io.Reader, w io.Writer, services ...Service) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	gov := governorOf(services)
@@ -68,7 +71,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, services ...Service) e
 	gov.setWire(conn.SetRate)
 	done := make(chan error, 1)
 	go func() { done <- conn.Run(ctx) }()
-	go watch(ctx, conn, Silence, func() { cancel(ErrSilent) })
+	wg.Go(func() { watch(ctx, conn, Silence, func() { cancel(ErrSilent) }) })
 	return ended(ctx, conn, done)
 }
 

@@ -130,6 +130,10 @@ func bestCodec(offered string) string {
 // maxNoise is how much chatter of login files is read over before we give up.
 const maxNoise = 1 << 20
 
+// slowestLink is the rate, in bytes per second, below which an upload is taken to
+// have stopped. What was written may still be in ssh's buffers.
+const slowestLink = 8 << 10
+
 var (
 	errNoise  = errors.New("the host sends a flood of text in place of an answer")
 	errNoSign = errors.New("the host's shell gives no sign of our script")
@@ -143,6 +147,7 @@ type bootstrap struct {
 	marker  string
 	out     *bufio.Reader
 	noise   bytes.Buffer // what came before the first marker
+	upload  int          // bytes that may still be on their way
 }
 
 // run follows the script until the agent's own output begins. It returns the
@@ -169,7 +174,8 @@ func (b *bootstrap) run(ctx context.Context) (path string, sent int, err error) 
 
 // hear returns the next thing the script says, or why it is silent.
 func (b *bootstrap) hear(ctx context.Context) (word, rest string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.options.timeout())
+	patience := b.options.timeout() + time.Duration(b.upload/slowestLink)*time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	type heard struct {
 		line string
@@ -187,9 +193,12 @@ func (b *bootstrap) hear(ctx context.Context) (word, rest string, err error) {
 		b.proc.stop(0) // which ends the read
 		<-c
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return "", "", b.explain(&temporary{fmt.Errorf("no answer within %v", b.options.timeout())})
+			return "", "", b.explain(&temporary{fmt.Errorf("no answer within %v", patience)})
 		}
 		return "", "", ctx.Err()
+	}
+	if errors.Is(h.err, errNoise) {
+		return "", "", h.err
 	}
 	if h.err != nil {
 		return "", "", b.explain(h.err)
@@ -247,6 +256,7 @@ func (b *bootstrap) send(ctx context.Context, offer string) (int, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { b.proc.stop(0) })
 	defer stop()
+	b.upload = len(body)
 	_, err = fmt.Fprintf(b.proc.stdin, "%s %d\n", codec, len(body))
 	if err == nil {
 		_, err = b.proc.stdin.Write(body)

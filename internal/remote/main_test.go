@@ -58,6 +58,7 @@ type host struct {
 	cache string // the agent's cache directory
 	bin   string // first in PATH
 	home  string
+	agent *Binary
 }
 
 // newHost makes a host whose login shell is the given command line. before is a
@@ -66,7 +67,7 @@ func newHost(t *testing.T, shell, before string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	h := &host{ssh: filepath.Join(dir, "ssh"), cache: filepath.Join(dir, "cache"),
-		bin: filepath.Join(dir, "bin"), home: filepath.Join(dir, "home")}
+		bin: filepath.Join(dir, "bin"), home: filepath.Join(dir, "home"), agent: smallBinary(t)}
 	for _, d := range []string{h.bin, h.home} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -90,7 +91,7 @@ func (h *host) program(t *testing.T, name, body string) {
 }
 
 func (h *host) options() Options {
-	return Options{SSH: h.ssh, CacheDirs: []string{h.cache}, Self: self(), Timeout: 20 * time.Second, Binary: testBinary()}
+	return Options{SSH: h.ssh, CacheDirs: []string{h.cache}, Self: self(), Timeout: 20 * time.Second, Binary: h.agent}
 }
 
 func (h *host) dial(t *testing.T) (*Client, error) {
@@ -102,10 +103,27 @@ func self() *agentpb.Hello {
 	return &agentpb.Hello{Protocol: agentpb.Protocol, Version: testVersion}
 }
 
-// theBinary is shared, so that the test binary is compressed once.
+// theBinary is the test binary itself, shared so that it is compressed once.
 var theBinary = &Binary{}
 
-func testBinary() *Binary { return theBinary }
+// smallBinary is a program that stands in for the test binary: quick to send.
+func smallBinary(t *testing.T) *Binary {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "agent")
+	// Built with the race detector, a program waits a second before it ends.
+	text := "#!/bin/sh\nGORACE=atexit_sleep_ms=0; export GORACE\nexec " + exe + " \"$@\"\n"
+	for i := range 5000 { // gzip and zstd differ on this
+		text += fmt.Sprintf("# line %d of many\n", i*i)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &Binary{Path: path}
+}
 
 func mustClose(t *testing.T, c *Client) {
 	t.Helper()

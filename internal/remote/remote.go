@@ -72,6 +72,7 @@ type Client struct {
 	path   string
 	sent   int
 	once   sync.Once
+	wg     sync.WaitGroup // pings
 }
 
 // Dial connects to t, installs the agent where it is missing or changed, starts it
@@ -152,7 +153,7 @@ func (c *Client) handshake(ctx context.Context, b *bootstrap, o Options) error {
 		}
 		return c.Explain(err)
 	}
-	go c.keepAlive(run)
+	c.wg.Go(func() { c.keepAlive(run) })
 	return nil
 }
 
@@ -239,11 +240,11 @@ func (c *Client) keepAlive(ctx context.Context) {
 				c.conn.Close()
 				return
 			}
-			go func() {
+			c.wg.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, deadAfter)
 				defer cancel()
 				_ = c.conn.Call(ctx, "ping", &agentpb.Empty{}, &agentpb.Empty{}) // LastReceived tells
-			}()
+			})
 		}
 	}
 }
@@ -323,6 +324,7 @@ func (c *Client) Close() error {
 		c.proc.stop(3 * time.Second)
 		<-c.ran
 		c.stop()
+		c.wg.Wait()
 	})
 	return nil
 }

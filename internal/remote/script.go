@@ -79,7 +79,7 @@ const choose = `drop() { why="$why $d $1,"; rm -f "$d/try-$$" 2>/dev/null; [ "$m
 // install makes sure of the agent's file and starts it. The file is checked each
 // time: somebody may have changed it since.
 const install = `f="$d/$n"; [ -f "$f" ] && { good "$f" || rm -f "$f"; }; ` +
-	`if [ -f "$f" ]; then touch "$f"; else ` +
+	`if [ -f "$f" ]; then touch "$f" 2>/dev/null; else ` +
 	`z=""; for c in zstd gzip; do command -v $c >/dev/null 2>&1 && z="$z$c,"; done; ` +
 	`say ` + sayNeed + ` "${z:-none}" "$d"; read -r z b || exit 3; t="$d/new-$$"; wipe() { rm -f "$t"; }; trap wipe EXIT; ` +
 	`case "$z" in zstd|gzip) head -c "$b" | $z -dc >"$t";; *) head -c "$b" >"$t";; esac; ` +

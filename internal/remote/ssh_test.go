@@ -91,7 +91,7 @@ func TestArgumentsAreKnownToSSH(t *testing.T) {
 
 func TestTargetRefusesWhatIsNoHost(t *testing.T) {
 	for _, target := range []Target{{}, {Host: "-oProxyCommand=reboot"}, {Host: "a b"}, {Host: "h", Port: 70000}} {
-		if _, err := Dial(t.Context(), target, Options{Binary: testBinary()}); err == nil {
+		if _, err := Dial(t.Context(), target, Options{Binary: theBinary}); err == nil {
 			t.Errorf("%+v was accepted", target)
 		}
 	}
@@ -99,7 +99,7 @@ func TestTargetRefusesWhatIsNoHost(t *testing.T) {
 
 func TestNoSSHHere(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := Dial(t.Context(), Target{Host: "h"}, Options{Binary: testBinary()})
+	_, err := Dial(t.Context(), Target{Host: "h"}, Options{Binary: theBinary})
 	if err == nil || !strings.Contains(err.Error(), "no ssh client") {
 		t.Errorf("err %v", err)
 	}

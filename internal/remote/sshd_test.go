@@ -26,6 +26,7 @@ import (
 type sshd struct {
 	dir, config string // config is the client's
 	port        int
+	agent       *Binary
 	cmd         *exec.Cmd
 	log         bytes.Buffer
 }
@@ -47,7 +48,7 @@ func startSSHD(t *testing.T, lines ...string) *sshd {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &sshd{dir: t.TempDir(), port: freePort(t)}
+	s := &sshd{dir: t.TempDir(), port: freePort(t), agent: smallBinary(t)}
 	s.keygen(t, "host")
 	s.keygen(t, "user")
 	s.write(t, "authorized", s.read(t, "user.pub"), 0o600)
@@ -128,7 +129,7 @@ func (s *sshd) know(t *testing.T, key string) {
 func (s *sshd) target() Target { return Target{Name: "web1", Host: "box", SSHConfig: s.config} }
 
 func (s *sshd) options() Options {
-	return Options{CacheDirs: []string{filepath.Join(s.dir, "cache")}, Self: self(), Binary: testBinary()}
+	return Options{CacheDirs: []string{filepath.Join(s.dir, "cache")}, Self: self(), Binary: s.agent}
 }
 
 func freePort(t *testing.T) int {
@@ -143,6 +144,7 @@ func freePort(t *testing.T) int {
 
 func TestSSHFreshThenCached(t *testing.T) {
 	s := startSSHD(t)
+	s.agent = theBinary
 	for _, fresh := range []bool{true, false} {
 		begun := time.Now()
 		c, err := Dial(t.Context(), s.target(), s.options())
@@ -321,6 +323,7 @@ func TestSSHCut(t *testing.T) {
 // TestSSHAgentGoesWithUs checks that nothing stays at the host when ssh is killed.
 func TestSSHAgentGoesWithUs(t *testing.T) {
 	s := startSSHD(t)
+	s.agent = theBinary
 	c, err := Dial(t.Context(), s.target(), s.options())
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +356,7 @@ func TestSSHDialEndsWithContext(t *testing.T) {
 	defer cancel()
 	target := Target{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, SSHConfig: "none"}
 	begun := time.Now()
-	_, err = Dial(ctx, target, Options{Binary: testBinary()})
+	_, err = Dial(ctx, target, Options{Binary: theBinary})
 	if err == nil || time.Since(begun) > 5*time.Second {
 		t.Errorf("err %v after %v", err, time.Since(begun))
 	}

@@ -56,7 +56,7 @@ func TestEnter(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir := t.TempDir()
+	dir := shared(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=none")
 	cmd.Env = append(os.Environ(), role+"="+dir)
 	cmd.Stdin = strings.NewReader("word\n")
@@ -74,6 +74,28 @@ func TestEnter(t *testing.T) {
 	if _, err := os.Stat(dir + "/hidden"); err == nil {
 		t.Error("the mount leaked out of the namespace")
 	}
+}
+
+// shared returns a directory on a mount that propagates, as all do under systemd.
+func shared(t *testing.T) string {
+	t.Helper()
+	base := t.TempDir()
+	if err := unix.Mount("none", base, "tmpfs", 0, ""); err != nil {
+		t.Skip("cannot mount:", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(base, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("none", base, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	dir := base + "/dir"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func TestEnteredNeedsTheRightNamespace(t *testing.T) {

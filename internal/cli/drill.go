@@ -1,0 +1,329 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/adapt"
+	"github.com/leeward-dr/leeward/internal/atomicfile"
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/drill"
+	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/internal/replica"
+	"github.com/leeward-dr/leeward/internal/vm"
+)
+
+const (
+	drillsDir  = "drills"      // in the store: one directory a drill
+	drillFile  = "result.json" // in that
+	keepDrills = 20
+)
+
+// drillResult is the result of drill, and what drillFile holds.
+type drillResult struct {
+	Version  int            `json:"version"`
+	Started  time.Time      `json:"started"`
+	Duration time.Duration  `json:"duration_ns"`
+	Dir      string         `json:"dir"` // serial logs and pictures
+	Servers  []drill.Result `json:"servers"`
+}
+
+type drillFlags struct {
+	parallel int
+	timeout  time.Duration
+	firmware string
+}
+
+func runDrill(ctx context.Context, c *call) error {
+	var f drillFlags
+	c.flags.IntVar(&f.parallel, "parallel", 0, "machines at once, `N`; one a core where it is not given")
+	c.flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "give a machine `D` to come up")
+	c.flags.StringVar(&f.firmware, "firmware", "", "start all by `FW`, bios or uefi, in place of what the source has")
+	names, err := c.parse()
+	if err != nil {
+		return err
+	}
+	if f.firmware != "" && f.firmware != string(vm.BIOS) && f.firmware != string(vm.UEFI) {
+		return usagef("firmware %q: want bios or uefi", f.firmware)
+	}
+	e, selected, err := c.estate(names)
+	if err != nil {
+		return err
+	}
+	if e.Target.Hypervisor != "qemu" {
+		return &configError{dr.WithHint(fmt.Errorf("drill with hypervisor %s: this version drills with qemu only", e.Target.Hypervisor),
+			"set hypervisor: qemu in "+e.File)}
+	}
+	if err := enterStore(ctx, e); err != nil {
+		return err
+	}
+	res, err := c.drill(ctx, e, selected, f)
+	if err != nil {
+		return err
+	}
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		parts = append(parts, s.Outcome)
+	}
+	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderDrill(w, res) })
+}
+
+// drill boots the newest point of each named server and puts what came of it on
+// record in the store.
+func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerName, f drillFlags) (_ *drillResult, err error) {
+	s, err := replica.Open(ctx, e.Target.Store)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	removeDeadScratch(s)
+	work, err := s.Scratch(fmt.Sprintf("drill-%d", os.Getpid()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	res := &drillResult{
+		Version: 1, Started: c.started.UTC(),
+		Dir: filepath.Join(s.Dir(), drillsDir, string(dr.NewPointID(c.started))),
+	}
+	p := c.startProgress("drill", names)
+	defer p.Close()
+	subjects, missing := subjectsOf(ctx, s, names, work)
+	for _, m := range missing {
+		p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
+	}
+	results, err := drill.Run(ctx, subjects, drill.Options{
+		Parallel: f.parallel, Timeout: f.timeout, Firmware: vm.Firmware(f.firmware), Accelerator: vm.Accel(e.Target.Accelerator),
+		WorkDir: filepath.Join(work, "machines"), ResultDir: res.Dir,
+		Progress: func(u drill.Update) { p.Report(drillProgress(u)) },
+	})
+	if len(results) != len(subjects) {
+		return nil, err // it did not begin; otherwise the results tell
+	}
+	res.Servers = inOrder(names, append(results, missing...))
+	res.Duration = time.Since(c.started)
+	return res, recordDrill(s, res)
+}
+
+func drillProgress(u drill.Update) protect.Progress {
+	p := protect.Progress{Server: u.Server, Phase: u.Step}
+	if u.Result != nil {
+		p.Finished = true
+		if u.Result.Outcome != dr.Done {
+			p.Err = errors.New(u.Result.Cause)
+		}
+	}
+	return p
+}
+
+// inOrder sorts results as the estate has the servers.
+func inOrder(names []dr.ServerName, results []drill.Result) []drill.Result {
+	slices.SortStableFunc(results, func(a, b drill.Result) int {
+		return slices.Index(names, a.Server) - slices.Index(names, b.Server)
+	})
+	return results
+}
+
+// subjectsOf prepares the newest point of each server; a server that has none, or
+// none to be read, gets its result at once.
+func subjectsOf(ctx context.Context, s *replica.Store, names []dr.ServerName, work string) (subjects []drill.Subject, missing []drill.Result) {
+	for _, name := range names {
+		subject, err := subjectOf(ctx, s, name, work)
+		if err == nil {
+			subjects = append(subjects, subject)
+			continue
+		}
+		text, hint := explain(exitFailed, err)
+		missing = append(missing, drill.Result{Server: name, Outcome: dr.NotDone, Cause: text, Hint: hint})
+	}
+	return subjects, missing
+}
+
+// subjectOf clones the newest point of the server name, so that it may be pruned
+// meanwhile, and describes the clone.
+func subjectOf(ctx context.Context, s *replica.Store, name dr.ServerName, work string) (drill.Subject, error) {
+	r, err := s.Replica(name)
+	if err != nil {
+		return drill.Subject{}, err
+	}
+	points, err := r.Points()
+	if len(points) == 0 {
+		if err == nil {
+			err = dr.WithHint(fmt.Errorf("drill %s: it has no recovery point", name), "run: leeward replicate "+string(name))
+		}
+		return drill.Subject{}, err
+	}
+	facts, err := points[0].Facts()
+	if err != nil {
+		return drill.Subject{}, err
+	}
+	img, err := points[0].Clone(ctx, filepath.Join(work, string(name)))
+	if err != nil {
+		return drill.Subject{}, err
+	}
+	parts, err := partitions(img)
+	if err != nil {
+		return drill.Subject{}, err
+	}
+	return drill.Subject{Server: name, Point: points[0].ID, Disk: img.Disk, Partitions: parts, Facts: facts}, nil
+}
+
+// partitions says in the words of adapt what lies where in a clone.
+func partitions(img *replica.Image) ([]adapt.Partition, error) {
+	var out []adapt.Partition
+	for i := range img.Layout.Partitions {
+		p := &img.Layout.Partitions[i]
+		if p.Gone {
+			continue
+		}
+		a := adapt.Partition{
+			Kind: adapt.Kind(p.Kind), MountPoint: p.MountPoint, Type: p.Type, UUID: p.UUID, Label: p.Label,
+			PartUUID: p.PartUUID, Offset: p.Offset, Size: p.Size,
+		}
+		if p.Tree || p.Kind == replica.ESP {
+			var err error
+			if a.Tree, err = img.Tree(p); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// removeDeadScratch removes what drills that were killed left behind. What cannot
+// be removed now is tried again by the next drill.
+func removeDeadScratch(s *replica.Store) {
+	dirs, _ := filepath.Glob(filepath.Join(s.Dir(), "scratch", "drill-*"))
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(d), "drill-"))
+		if err != nil {
+			continue
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
+			_ = os.RemoveAll(d)
+		}
+	}
+}
+
+// recordDrill writes the result beside the logs, last, and prunes old drills.
+func recordDrill(s *replica.Store, res *drillResult) error {
+	b, err := json.MarshalIndent(res, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record drill: %w", err)
+	}
+	if err := os.MkdirAll(res.Dir, 0o755); err != nil {
+		return fmt.Errorf("record drill: %w", err)
+	}
+	if err := atomicfile.Write(filepath.Join(res.Dir, drillFile), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("record drill: %w", err)
+	}
+	dirs, err := filepath.Glob(filepath.Join(s.Dir(), drillsDir, "*"))
+	if err != nil {
+		return fmt.Errorf("prune drills: %w", err)
+	}
+	slices.Sort(dirs) // by age, as their names are times
+	for _, d := range dirs[:max(0, len(dirs)-keepDrills)] {
+		if err := os.RemoveAll(d); err != nil {
+			return fmt.Errorf("prune drills: %w", err)
+		}
+	}
+	return nil
+}
+
+// lastDrills returns the newest result on record of each server in the store dir.
+func lastDrills(dir string) map[dr.ServerName]drill.Result {
+	files, _ := filepath.Glob(filepath.Join(dir, drillsDir, "*", drillFile)) // the pattern is well formed
+	slices.Sort(files)
+	out := map[dr.ServerName]drill.Result{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		var res drillResult
+		if err != nil || json.Unmarshal(b, &res) != nil || res.Version != 1 {
+			continue // it counts as not drilled
+		}
+		for _, r := range res.Servers {
+			if r.Point != "" {
+				out[r.Server] = r
+			}
+		}
+	}
+	return out
+}
+
+func renderDrill(w io.Writer, res *drillResult) {
+	t := table{right: map[int]bool{4: true, 5: true, 6: true}}
+	t.row("server", "verdict", "firmware", "run by", "to proof", "took", "checks", "recovery point")
+	var parts []dr.Outcome
+	for _, r := range res.Servers {
+		proof := "-"
+		if r.TimeToProof > 0 {
+			proof = span(r.TimeToProof)
+		}
+		t.row(string(r.Server), drillVerdict(r), dash(string(r.Firmware)), dash(string(r.Accelerator)), proof, span(r.Took), checksWord(r), dash(string(r.Point)))
+		parts = append(parts, r.Outcome)
+	}
+	fmt.Fprintln(w)
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, l)
+	}
+	for _, r := range res.Servers {
+		renderServerDrill(w, r)
+	}
+	fmt.Fprintf(w, "\n%s in %s; logs and pictures in %s\n", strings.Replace(tally(parts), " done", " proven by booting", 1), span(res.Duration), res.Dir)
+}
+
+func dash(s string) string { return choose(s == "", "-", s) }
+
+func drillVerdict(r drill.Result) string {
+	switch r.Outcome {
+	case dr.Done:
+		return "proven"
+	case dr.NotDone:
+		return "NOT PROVEN"
+	}
+	return "UNKNOWN"
+}
+
+func checksWord(r drill.Result) string {
+	good := 0
+	for _, c := range r.Checks {
+		if c.Outcome == dr.Done {
+			good++
+		}
+	}
+	return fmt.Sprintf("%d of %d", good, len(r.Checks))
+}
+
+func renderServerDrill(w io.Writer, r drill.Result) {
+	if r.Outcome == dr.Done && len(r.Notes) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s\n", r.Server)
+	renderTrouble(w, r.Cause, r.Hint)
+	for _, c := range r.Checks {
+		if c.Outcome != dr.Done {
+			fmt.Fprintf(w, "    check %s: %s: %s\n", c.Name, c.Outcome, clean(c.Detail))
+		}
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "    note: %s\n", clean(n))
+	}
+	if r.Outcome != dr.Done {
+		for _, f := range []struct{ what, path string }{{"serial log", r.SerialLog}, {"picture", r.Screenshot}} {
+			if f.path != "" {
+				fmt.Fprintf(w, "    %s: %s\n", f.what, f.path)
+			}
+		}
+	}
+}

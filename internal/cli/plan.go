@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/protect"
+)
+
+func runPlan(ctx context.Context, c *call) error {
+	deadline := c.flags.String("deadline", "", "judge the estimate against `T`, a time such as 2017-09-10T12:00:00-04:00 or a span such as 96h")
+	names, err := c.parse()
+	if err != nil {
+		return err
+	}
+	e, selected, err := c.carried(names)
+	if err != nil {
+		return err
+	}
+	if *deadline != "" {
+		if e.Deadline, err = parseDeadline(*deadline, c.started); err != nil {
+			return err
+		}
+	}
+	p := c.startProgress("plan", selected)
+	res, err := protect.Plan(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p.Close()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	return c.done(planCode(res), res, func(w io.Writer) { renderPlan(w, e, res, now) })
+}
+
+func parseDeadline(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		return now.Add(d), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, usagef("deadline %q: want a time with its offset from UTC, as in 2017-09-10T12:00:00-04:00, or a span, as in 96h", s)
+	}
+	return t, nil
+}
+
+// planCode is how a plan ends: a blocker of the estate, or of every server, is a
+// failure; of some, an incomplete plan.
+func planCode(res *protect.PlanResult) int {
+	if blocked(res.Findings) {
+		return exitFailed
+	}
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		if !s.Reachable || blocked(s.Findings) {
+			parts = append(parts, dr.NotDone)
+		} else {
+			parts = append(parts, dr.Done)
+		}
+	}
+	return outcomeCode(parts)
+}
+
+func blocked(findings []protect.Finding) bool {
+	for _, f := range findings {
+		if f.Level == protect.Blocker {
+			return true
+		}
+	}
+	return false
+}
+
+func renderPlan(w io.Writer, e *config.Estate, res *protect.PlanResult, now time.Time) {
+	fmt.Fprintf(w, "\n%s: %s to %s, %s\n", e.Name, e.Source.Name, e.Target.Name, count(len(res.Servers), "server"))
+	for _, s := range res.Servers {
+		fmt.Fprintln(w)
+		renderServerPlan(w, s)
+	}
+	fmt.Fprintln(w)
+	renderFindings(w, "", res.Findings)
+	fmt.Fprintf(w, "Store %s: needs %s, %s free%s\n", clean(res.Target.Store), size(res.Target.Need), size(res.Target.Free),
+		choose(res.Target.Need > res.Target.Free, "  NOT ENOUGH", ""))
+	fmt.Fprintf(w, "To carry: %s%s\n", size(res.Bytes), choose(res.Measured > 0, " at about "+size(res.Measured)+"/s", ""))
+	fmt.Fprintf(w, "Recovery points of all: %s\n", etaWords(res.ETA))
+	if !res.Deadline.IsZero() {
+		fmt.Fprintf(w, "Deadline: %s, %s\n", res.Deadline.Format("Mon 2 Jan 2006 15:04 -07:00"), deadlineWords(res, now))
+	}
+	if n := blockedServers(res); len(n) > 0 {
+		fmt.Fprintf(w, "Not ready: %s\n", strings.Join(n, ", "))
+	}
+}
+
+func choose(condition bool, yes, no string) string {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+func etaWords(d time.Duration) string {
+	if d <= 0 {
+		return "no estimate yet"
+	}
+	return "in about " + rough(d)
+}
+
+func deadlineWords(res *protect.PlanResult, now time.Time) string {
+	away := res.Deadline.Sub(now)
+	switch {
+	case away <= 0:
+		return span(-away) + " ago: MISSED"
+	case res.ETA <= 0:
+		return "in " + span(away)
+	case res.ETA > away:
+		return fmt.Sprintf("in %s: TOO LATE by about %s", span(away), rough(res.ETA-away))
+	}
+	return fmt.Sprintf("in %s: in time, with about %s to spare", span(away), rough(away-res.ETA))
+}
+
+func blockedServers(res *protect.PlanResult) (out []string) {
+	for _, s := range res.Servers {
+		if !s.Reachable || blocked(s.Findings) {
+			out = append(out, string(s.Server))
+		}
+	}
+	return out
+}
+
+func renderServerPlan(w io.Writer, s protect.ServerPlan) {
+	const in = "    "
+	if !s.Reachable {
+		fmt.Fprintf(w, "%s  NOT REACHABLE\n%s%s\n", s.Server, in, clean(s.Err))
+		if s.Hint != "" {
+			fmt.Fprintf(w, "%swhat to do: %s\n", in, clean(s.Hint))
+		}
+		renderFindings(w, in, s.Findings)
+		return
+	}
+	fmt.Fprintf(w, "%s  %s\n", s.Server, clean(s.System))
+	t := table{right: map[int]bool{2: true, 3: true}}
+	for _, f := range s.Filesystems {
+		t.row(clean(f.MountPoint), f.Type, size(f.Used)+" of "+size(f.Size), entries(f.Inodes))
+	}
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, in+l)
+	}
+	fmt.Fprintf(w, "%sto carry %s, %s\n", in, size(s.Bytes), etaWords(s.ETA))
+	for _, d := range s.Databases {
+		fmt.Fprintf(w, "%sdatabase %s in %s: %s\n", in, d.Engine, clean(d.DataDir), clean(d.Decision))
+		if d.Advice != "" {
+			fmt.Fprintf(w, "%s  what to do: %s\n", in, clean(d.Advice))
+		}
+	}
+	renderFindings(w, in, s.Findings)
+	renderExcluded(w, in, s.Excluded)
+}
+
+func renderFindings(w io.Writer, in string, findings []protect.Finding) {
+	for _, f := range findings {
+		level := string(f.Level)
+		if f.Level == protect.Blocker {
+			level = "BLOCKER"
+		}
+		fmt.Fprintf(w, "%s%s: %s\n", in, level, clean(f.Text))
+		if f.Hint != "" {
+			fmt.Fprintf(w, "%s  what to do: %s\n", in, clean(f.Hint))
+		}
+	}
+}
+
+// renderExcluded groups what is left out by reason: the reasons are few, the
+// paths many.
+func renderExcluded(w io.Writer, in string, excluded []protect.Exclusion) {
+	var reasons []string
+	paths := map[string][]string{}
+	for _, x := range excluded {
+		if paths[x.Reason] == nil {
+			reasons = append(reasons, x.Reason)
+		}
+		paths[x.Reason] = append(paths[x.Reason], clean(x.Path))
+	}
+	for _, r := range reasons {
+		fmt.Fprintf(w, "%sleft out (%s): %s\n", in, clean(r), strings.Join(paths[r], " "))
+	}
+}

@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/drill"
+	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/internal/replica"
+)
+
+var testEstate = &config.Estate{
+	Name: "acme", Source: config.Source{Name: "miami"},
+	Target:   config.Target{Name: "dallas", Store: "/srv/leeward", Network: []config.NetworkMap{{From: netip.MustParsePrefix("10.0.0.0/24")}}},
+	Servers:  []config.Server{{Name: "web1"}, {Name: "db1"}, {Name: "db2"}},
+	Groups:   []config.Group{{Name: "all", Order: []string{"db1", "web1"}, Objective: config.Objective{RPO: time.Hour}}},
+	Deadline: epoch.Add(96 * time.Hour),
+}
+
+func same(t *testing.T, want string, render func(io.Writer)) {
+	t.Helper()
+	var b bytes.Buffer
+	render(&b)
+	if got := b.String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func samplePlan() *protect.PlanResult {
+	return &protect.PlanResult{
+		Servers: []protect.ServerPlan{
+			{
+				Server: "web1", Reachable: true, System: "Debian GNU/Linux 12 (bookworm), kernel 6.1.0, BIOS",
+				Filesystems: []protect.FilesystemPlan{{MountPoint: "/", Type: "ext4", Size: 2_600_000_000, Used: 1_100_000_000, Inodes: 34567}, {MountPoint: "/boot", Type: "ext4", Size: 250_000_000, Used: 99_000_000, Inodes: 312}},
+				Excluded:    []protect.Exclusion{{Path: "/proc", Reason: "made by the kernel"}, {Path: "/swapfile", Reason: "swap"}, {Path: "/sys", Reason: "made by the kernel"}},
+				Bytes:       1_199_000_000, ETA: 50 * time.Second,
+			},
+			{
+				Server: "db1", Reachable: true, System: "Debian GNU/Linux 12", Bytes: 5,
+				Databases: []protect.DatabasePlan{{Engine: "mariadb", DataDir: "/var/lib/mysql", Decision: "left out: it runs", Advice: "put it on LVM"}},
+				Findings:  []protect.Finding{{Level: protect.Warning, Text: "the clock is 4m behind", Hint: "run ntp there"}},
+			},
+			{Server: "db2", Err: "reach db2: refused", Hint: "give a key"},
+		},
+		Target: protect.TargetSpace{Store: "/srv/leeward", Need: 12_000_000_000, Free: 8_000_000_000},
+		Bytes:  9_500_000_000, ETA: 9*time.Minute + 13*time.Second, Measured: 24_100_000, Deadline: testEstate.Deadline,
+		Findings: []protect.Finding{{Level: protect.Blocker, Text: "the store is too small"}},
+	}
+}
+
+func TestRenderPlan(t *testing.T) {
+	same(t, `
+acme: miami to dallas, 3 servers
+
+web1  Debian GNU/Linux 12 (bookworm), kernel 6.1.0, BIOS
+    /      ext4  1.10 GB of 2.60 GB  34,567 entries
+    /boot  ext4   99.0 MB of 250 MB     312 entries
+    to carry 1.20 GB, in about 50s
+    left out (made by the kernel): /proc /sys
+    left out (swap): /swapfile
+
+db1  Debian GNU/Linux 12
+    to carry 5 B, no estimate yet
+    database mariadb in /var/lib/mysql: left out: it runs
+      what to do: put it on LVM
+    warning: the clock is 4m behind
+      what to do: run ntp there
+
+db2  NOT REACHABLE
+    reach db2: refused
+    what to do: give a key
+
+BLOCKER: the store is too small
+Store /srv/leeward: needs 12.0 GB, 8.00 GB free  NOT ENOUGH
+To carry: 9.50 GB at about 24.1 MB/s
+Recovery points of all: in about 9m10s
+Deadline: Sun 10 Sep 2017 03:00 +00:00, in 4d00h: in time, with about 3d23h to spare
+Not ready: db2
+`, func(w io.Writer) { renderPlan(w, testEstate, samplePlan(), epoch) })
+}
+
+func TestPlanCode(t *testing.T) {
+	p := samplePlan()
+	if got := planCode(p); got != exitFailed {
+		t.Errorf("with a blocker of the estate: %d", got)
+	}
+	p.Findings = nil
+	if got := planCode(p); got != exitIncomplete {
+		t.Errorf("with one server out of reach: %d", got)
+	}
+	p.Servers = p.Servers[:2]
+	if got := planCode(p); got != exitDone {
+		t.Errorf("with nothing in the way: %d", got)
+	}
+}
+
+func TestDeadlineWords(t *testing.T) {
+	for _, c := range []struct {
+		away, eta time.Duration
+		want      string
+	}{
+		{time.Hour, 2 * time.Hour, "in 1h00m: TOO LATE by about 1h00m"}, {-time.Hour, time.Hour, "1h00m ago: MISSED"},
+		{time.Hour, 0, "in 1h00m"}, {2 * time.Hour, time.Hour, "in 2h00m: in time, with about 1h00m to spare"},
+	} {
+		if got := deadlineWords(&protect.PlanResult{Deadline: epoch.Add(c.away), ETA: c.eta}, epoch); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+func sampleRun() *protect.RunResult {
+	return &protect.RunResult{Duration: 72 * time.Second, Servers: []protect.ServerRun{
+		{Server: "web1", Outcome: dr.Done, Point: "20170906T030000.000Z", Duration: 58 * time.Second, Traffic: dr.Traffic{WireIn: 120_000_000, WireOut: 300_000, Read: 1_100_000_000, Sent: 400_000_000, Reused: 700_000_000}},
+		{Server: "db1", Outcome: dr.Done, Point: "20170906T030001.000Z", Duration: time.Second, Fuzzy: []string{"/var/log/x"}, Warnings: []string{"quotas are not carried"}},
+		{Server: "db2", Outcome: dr.NotDone, Duration: 2 * time.Second, Err: "reach db2: refused", Hint: "give a key"},
+	}}
+}
+
+func TestRenderRun(t *testing.T) {
+	same(t, `
+server  outcome   took     read    sent  reused    wire  recovery point
+web1    done       58s  1.10 GB  400 MB  700 MB  120 MB  20170906T030000.000Z
+db1     done      1.0s      0 B     0 B     0 B     0 B  20170906T030001.000Z
+db2     not done  2.0s      0 B     0 B     0 B     0 B  none
+
+db1
+    warning: quotas are not carried
+    1 file changed each time it was read, so the copy may mix old and new:
+      /var/log/x
+
+db2
+    reach db2: refused
+    what to do: give a key
+
+2 of 3 servers done, 1 NOT DONE in 1m12s, 120 MB on the wire
+`, func(w io.Writer) { renderRun(w, sampleRun()) })
+}
+
+func sampleVerify() *protect.VerifyResult {
+	many := make([]protect.Difference, 25)
+	for i := range many {
+		many[i] = protect.Difference{Path: "/srv/f", Kind: "missing"}
+	}
+	many[0] = protect.Difference{Path: "/etc/passwd", Kind: "content", Detail: "12 bytes, the source has 13"}
+	return &protect.VerifyResult{Duration: 9 * time.Second, Patterns: []string{"/var/log/**"}, Servers: []protect.ServerVerify{
+		{Server: "web1", Outcome: dr.Done, Entries: 34567, Bytes: 1_100_000_000, Volatile: many[:3], Newer: many[:1], Duration: 8 * time.Second},
+		{Server: "db1", Outcome: dr.NotDone, Entries: 5, Differences: many, Duration: time.Second},
+		{Server: "db2", Outcome: dr.NotDone, Err: "reach db2: refused"},
+	}}
+}
+
+func TestRenderVerify(t *testing.T) {
+	same(t, `
+server  verdict       entries  content  differ  volatile  newer  took
+web1    equal          34,567  1.10 GB       0         3      1  8.0s
+db1     DIFFERENT           5      0 B      25         0      0  1.0s
+db2     not compared        0      0 B       0         0      0  0.0s
+
+db1
+    25 differences:
+      content  /etc/passwd  12 bytes, the source has 13
+`+strings.Repeat("      missing  /srv/f\n", 19)+`      and 5 more; --json has all
+
+db2
+    reach db2: refused
+
+volatile, may differ: /var/log/**
+
+1 of 3 servers equal to the source, 2 NOT DONE in 9.0s
+`, func(w io.Writer) { renderVerify(w, sampleVerify()) })
+}
+
+func sampleDrill(dir string) *drillResult {
+	return &drillResult{Version: 1, Started: epoch, Duration: 2 * time.Minute, Dir: "/srv/leeward/drills/x", Servers: []drill.Result{
+		{
+			Server: "web1", Point: "20170906T030000.000Z", Outcome: dr.Done, Firmware: "bios", Accelerator: "tcg", TimeToProof: 43 * time.Second, Took: 62 * time.Second,
+			Checks: []drill.Check{{Name: "login prompt", Outcome: dr.Done}}, Screenshot: filepath.Join(dir, "web1.png"),
+		},
+		{
+			Server: "db1", Point: "20170906T030001.000Z", Outcome: dr.NotDone, Firmware: "uefi", Accelerator: "tcg", Took: 90 * time.Second,
+			Checks: []drill.Check{{Name: "ports", Outcome: dr.NotDone, Detail: "5432 is not open"}}, Cause: "1 check failed", Hint: "look at the log", SerialLog: "/srv/db1.log",
+		},
+	}}
+}
+
+func TestRenderDrill(t *testing.T) {
+	same(t, `
+server  verdict     firmware  run by  to proof   took  checks  recovery point
+web1    proven      bios      tcg          43s  1m02s  1 of 1  20170906T030000.000Z
+db1     NOT PROVEN  uefi      tcg            -  1m30s  0 of 1  20170906T030001.000Z
+
+db1
+    1 check failed
+    what to do: look at the log
+    check ports: not done: 5432 is not open
+    serial log: /srv/db1.log
+
+1 of 2 servers proven by booting, 1 NOT DONE in 2m00s; logs and pictures in /srv/leeward/drills/x
+`, func(w io.Writer) { renderDrill(w, sampleDrill("")) })
+}
+
+func TestStatus(t *testing.T) {
+	at := func(age time.Duration) []*replica.Point {
+		id := dr.NewPointID(epoch.Add(-age))
+		return []*replica.Point{{ID: id, Manifest: &replica.Manifest{ID: id, Started: epoch.Add(-age), Consistency: dr.Crash}}}
+	}
+	res, parts := judge(testEstate, []storedServer{{name: "web1", points: at(time.Minute)}, {name: "db1", points: at(2 * time.Hour)}, {name: "db2"}}, epoch)
+	addDrills(res, map[dr.ServerName]drill.Result{
+		"web1": {Point: "20170906T025900.000Z", Outcome: dr.Done, TimeToProof: 43 * time.Second}, "db1": {Outcome: dr.NotDone},
+	})
+	if code := outcomeCode(parts); code != exitIncomplete {
+		t.Errorf("code %d", code)
+	}
+	same(t, `server  state       age  objective  consistency  newest recovery point             last drill
+web1    ok        1m00s      1h00m  crash        20170906T025900.000Z              proven in 43s
+db1     TOO OLD   2h00m      1h00m  crash        20170906T010000.000Z              NOT PROVEN
+db2     NO POINT      -       none  -            none; run: leeward replicate db2
+`, func(w io.Writer) { renderStatus(w, res) })
+}
+
+func TestDrillRecords(t *testing.T) {
+	dir := t.TempDir()
+	write := func(id string, r drillResult) {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := filepath.Join(dir, drillsDir, id)
+		if err := os.MkdirAll(at, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(at, drillFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("20170901T000000.000Z", drillResult{Version: 1, Servers: []drill.Result{{Server: "web1", Point: "old"}, {Server: "db1", Point: "p"}}})
+	write("20170902T000000.000Z", drillResult{Version: 1, Servers: []drill.Result{{Server: "web1", Point: "new"}}})
+	write("20170903T000000.000Z", drillResult{Version: 99, Servers: []drill.Result{{Server: "web1", Point: "future"}}})
+	got := lastDrills(dir)
+	if len(got) != 2 || got["web1"].Point != "new" || got["db1"].Point != "p" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestReport makes the page from records as the commands write them.
+func TestReport(t *testing.T) {
+	dir := t.TempDir()
+	png := append([]byte("\x89PNG\r\n\x1a\n"), 1, 2, 3)
+	if err := os.WriteFile(filepath.Join(dir, "web1.png"), png, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hostile := sampleVerify()
+	hostile.Servers[1].Differences[0].Path = "/srv/<script>alert(1)</script>"
+	var files []string
+	for _, r := range []struct {
+		command string
+		result  any
+	}{{"plan", samplePlan()}, {"replicate", sampleRun()}, {"replicate", sampleRun()}, {"verify", hostile}, {"drill", sampleDrill(dir)}} {
+		c := &call{command: find(r.command), result: r.result, started: epoch}
+		b, err := c.envelope(exitIncomplete, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, filepath.Join(dir, r.command+string(rune('0'+len(files)))+".json"))
+		if err := os.WriteFile(files[len(files)-1], b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := filepath.Join(dir, "report.html")
+	code, _, errw := run(t, t.Context(), append([]string{"report", "-o", out}, files...)...)
+	if code != 0 {
+		t.Fatalf("code %d: %s", code, errw)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(b)
+	for _, want := range []string{
+		"The pass (number 2)", "not everything is done", "1.10 GB", "the screen of web1", "data:image/png;base64,iVBORw0K",
+		"5432 is not open", "&lt;script&gt;", "store needs 12.0 GB", "NOT PROVEN",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	for _, bad := range []string{"<script", "ZgotmplZ", "the screen of db1", "http://", "https://"} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page holds %q", bad)
+		}
+	}
+	if code, _, errw := run(t, t.Context(), "report", "-o", out, out); code != 1 || !strings.Contains(errw, "read record "+out) {
+		t.Errorf("of a file that is no record: code %d, %s", code, errw)
+	}
+}

@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/protect"
+)
+
+func runReplicate(ctx context.Context, c *call) error {
+	names, err := c.parse()
+	if err != nil {
+		return err
+	}
+	e, selected, err := c.carried(names)
+	if err != nil {
+		return err
+	}
+	if err := enterStore(ctx, e); err != nil {
+		return err
+	}
+	p := c.startProgress("replicate", selected)
+	res, err := protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p.Close()
+	if res == nil {
+		return err
+	}
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		parts = append(parts, s.Outcome)
+	}
+	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderRun(w, res) })
+	if err != nil {
+		return err
+	}
+	return end
+}
+
+// maxListed is how many lines of one kind a person is shown; --json has all.
+const maxListed = 20
+
+func renderRun(w io.Writer, res *protect.RunResult) {
+	t := table{right: map[int]bool{2: true, 3: true, 4: true, 5: true, 6: true}}
+	t.row("server", "outcome", "took", "read", "sent", "reused", "wire", "recovery point")
+	var wire int64
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		x := s.Traffic
+		t.row(string(s.Server), s.Outcome.String(), span(s.Duration), size(x.Read), size(x.Sent), size(x.Reused),
+			size(x.WireIn+x.WireOut), choose(s.Point == "", "none", string(s.Point)))
+		wire += x.WireIn + x.WireOut
+		parts = append(parts, s.Outcome)
+	}
+	fmt.Fprintln(w)
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, l)
+	}
+	for _, s := range res.Servers {
+		renderServerRun(w, s)
+	}
+	fmt.Fprintf(w, "\n%s in %s, %s on the wire\n", tally(parts), span(res.Duration), size(wire))
+}
+
+// tally is "6 of 6 servers done" with whatever else there is.
+func tally(parts []dr.Outcome) string {
+	n := map[dr.Outcome]int{}
+	for _, o := range parts {
+		n[o]++
+	}
+	s := fmt.Sprintf("%d of %s done", n[dr.Done], count(len(parts), "server"))
+	if n[dr.NotDone] > 0 {
+		s += fmt.Sprintf(", %d NOT DONE", n[dr.NotDone])
+	}
+	if n[dr.Unknown] > 0 {
+		s += fmt.Sprintf(", %d UNKNOWN: look at them before anything else", n[dr.Unknown])
+	}
+	return s
+}
+
+func renderServerRun(w io.Writer, s protect.ServerRun) {
+	if s.Err == "" && len(s.Warnings) == 0 && len(s.Fuzzy) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s\n", s.Server)
+	renderTrouble(w, s.Err, s.Hint)
+	for _, x := range s.Warnings {
+		fmt.Fprintf(w, "    warning: %s\n", clean(x))
+	}
+	if n := len(s.Fuzzy); n > 0 {
+		fmt.Fprintf(w, "    %s changed each time it was read, so the copy may mix old and new:\n", count(n, "file"))
+		listed(w, s.Fuzzy)
+	}
+}
+
+func renderTrouble(w io.Writer, text, hint string) {
+	if text != "" {
+		fmt.Fprintf(w, "    %s\n", clean(text))
+	}
+	if hint != "" {
+		fmt.Fprintf(w, "    what to do: %s\n", clean(hint))
+	}
+}
+
+func listed(w io.Writer, lines []string) {
+	for i, l := range lines {
+		if i == maxListed {
+			fmt.Fprintf(w, "      and %d more; --json has all\n", len(lines)-i)
+			return
+		}
+		fmt.Fprintf(w, "      %s\n", clean(l))
+	}
+}

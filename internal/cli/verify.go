@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/protect"
+)
+
+func runVerify(ctx context.Context, c *call) error {
+	names, err := c.parse()
+	if err != nil {
+		return err
+	}
+	e, selected, err := c.carried(names)
+	if err != nil {
+		return err
+	}
+	if err := enterStore(ctx, e); err != nil {
+		return err
+	}
+	p := c.startProgress("verify", selected)
+	res, err := protect.Verify(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p.Close()
+	if res == nil {
+		return err
+	}
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		parts = append(parts, s.Outcome)
+	}
+	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderVerify(w, res) })
+	if err != nil {
+		return err
+	}
+	return end
+}
+
+func renderVerify(w io.Writer, res *protect.VerifyResult) {
+	t := table{right: map[int]bool{2: true, 3: true, 4: true, 5: true, 6: true, 7: true}}
+	t.row("server", "verdict", "entries", "content", "differ", "volatile", "newer", "took")
+	var parts []dr.Outcome
+	for _, s := range res.Servers {
+		t.row(string(s.Server), verdict(s), number(s.Entries), size(s.Bytes), number(int64(len(s.Differences))),
+			number(int64(len(s.Volatile))), number(int64(len(s.Newer))), span(s.Duration))
+		parts = append(parts, s.Outcome)
+	}
+	fmt.Fprintln(w)
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, l)
+	}
+	for _, s := range res.Servers {
+		renderServerVerify(w, s)
+	}
+	if len(res.Patterns) > 0 {
+		fmt.Fprintf(w, "\nvolatile, may differ: %s\n", strings.Join(res.Patterns, " "))
+	}
+	fmt.Fprintf(w, "\n%s in %s\n", strings.Replace(tally(parts), "done", "equal to the source", 1), span(res.Duration))
+}
+
+func verdict(s protect.ServerVerify) string {
+	switch {
+	case s.Outcome == dr.Done:
+		return "equal"
+	case s.Outcome == dr.NotDone && len(s.Differences) > 0:
+		return "DIFFERENT"
+	}
+	return "not compared"
+}
+
+func renderServerVerify(w io.Writer, s protect.ServerVerify) {
+	if s.Err == "" && len(s.Differences) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s\n", s.Server)
+	renderTrouble(w, s.Err, s.Hint)
+	if len(s.Differences) > 0 {
+		fmt.Fprintf(w, "    %s:\n", count(len(s.Differences), "difference"))
+		listed(w, differenceLines(s.Differences))
+	}
+}
+
+func differenceLines(all []protect.Difference) []string {
+	t := table{}
+	for _, d := range all[:min(len(all), maxListed)] {
+		t.row(d.Kind, clean(d.Path), clean(d.Detail))
+	}
+	lines := t.lines()
+	return append(lines, make([]string, len(all)-len(lines))...) // so that their number is told
+}

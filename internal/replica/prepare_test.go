@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
 )
@@ -51,6 +53,7 @@ func TestDiskFollowsTheSource(t *testing.T) {
 	}
 	checkAll(t, r, all)
 	checkSizes(t, r, mustPlan(t, facts))
+	checkHole(t, r)
 
 	facts.Filesystems = append(facts.Filesystems, factsOf(t, "/home", sourceImage(t, 64, "mke2fs", "-q", "-F", "-t", "ext4")))
 	if c := mustPrepare(t, r, mustPlan(t, facts)); !slices.Equal(c.Added, []string{"/home"}) {
@@ -126,6 +129,31 @@ func checkSizes(t *testing.T, r *Replica, want *Layout) {
 		if info := infoOf(t, r.Disk(), p); p.Size < w.Size || int64(info.SizeBytes) < w.Size-mebibyte {
 			t.Errorf("%s has %d bytes in %d, want %d", p.name(), info.SizeBytes, p.Size, w.Size)
 		}
+	}
+}
+
+// checkHole makes sure that what was moved left no data behind: a filesystem to
+// come is made on zeroes.
+func checkHole(t *testing.T, r *Replica) {
+	t.Helper()
+	l, err := r.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := l.Size
+	for _, p := range l.Partitions {
+		if p.Kind != BIOSBoot {
+			first = min(first, p.Offset)
+		}
+	}
+	f, err := os.Open(r.Disk())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const bios = 2 * mebibyte // the table and the BIOS boot partition
+	if at, err := unix.Seek(int(f.Fd()), bios, unix.SEEK_DATA); err != nil || at < first || first == bios {
+		t.Errorf("data at %d, %v, want none before the first filesystem at %d", at, err, first)
 	}
 }
 

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,10 +185,68 @@ func TestFullStore(t *testing.T) {
 	if err := m.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	if s.SpaceLow() {
-		t.Error("space is low after the file was removed: the image does not shrink")
+	if free, err := s.Free(); err != nil || free < 150*mebibyte {
+		t.Errorf("%d MiB are free after the file was removed, %v: the image does not shrink", free/mebibyte, err)
 	}
 	if err := m.Reserve(mebibyte); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWaitsForMountsOfAKilledProcess attaches the disk as the mounts of a process
+// do that was killed a moment ago: the lock is free, and must not be had yet.
+func TestWaitsForMountsOfAKilledProcess(t *testing.T) {
+	needRoot(t)
+	r := newReplica(t, newStore(t), "web1")
+	l := mustPlan(t, extFacts())
+	mustPrepare(t, r, l)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.OpenFile(r.Disk(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := attachLoop(image, loopOptions{offset: l.Find("/").Offset, size: l.Find("/").Size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitLoopGone(r.Disk(), 0); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), d.path) {
+		t.Errorf("got %v, want a refusal that names %s", err, d.path)
+	}
+	var gone atomic.Bool
+	time.AfterFunc(200*time.Millisecond, func() {
+		gone.Store(true)
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	if !gone.Load() {
+		t.Error("locked while the disk was attached")
+	}
+}
+
+// TestWrongFilesystemIsNotWritten puts another filesystem where the replica's
+// was.
+func TestWrongFilesystemIsNotWritten(t *testing.T) {
+	needRoot(t)
+	r := newReplica(t, newStore(t), "web1")
+	l := mustPlan(t, extFacts())
+	mustPrepare(t, r, l)
+	root := l.Find("/")
+	witness(t, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "offset="+strconv.FormatInt(root.Offset, 10), r.Disk(), "64m")
+	m, err := r.Mount(context.Background())
+	if err == nil {
+		t.Cleanup(func() { m.Close() })
+		t.Fatal("mounted a filesystem that is not the replica's")
+	}
+	if !strings.Contains(err.Error(), "want ext4 with UUID "+root.UUID) {
+		t.Errorf("got %v, want both UUIDs named", err)
 	}
 }

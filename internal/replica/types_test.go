@@ -133,9 +133,13 @@ func TestSourceMountedToo(t *testing.T) {
 			mustPrepare(t, r, mustPlan(t, facts))
 			m := mustMount(t, r)
 			writeFile(t, "replica", m.Root("/"), "who")
+			options := mountOptions(t, m.Root("/"))
 			p, err := r.MakePoint(ctx, m, &Manifest{ID: dr.NewPointID(time.Now()), Facts: facts})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got := mountOptions(t, m.Root("/")); got != options {
+				t.Errorf("mounted with %s after the point, with %s before", got, options)
 			}
 			if out, err := p.Check(ctx, scratch(t, r)); err != nil {
 				t.Errorf("check point: %v\n%s", err, out)
@@ -157,6 +161,19 @@ func TestSourceMountedToo(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mountOptions returns the options of the mount at dir and of its filesystem.
+func mountOptions(t *testing.T, dir string) string {
+	t.Helper()
+	for line := range strings.Lines(readFile(t, "/proc/self/mountinfo")) {
+		f := strings.Fields(line)
+		if f[4] == dir {
+			return f[5] + " " + f[len(f)-1]
+		}
+	}
+	t.Fatalf("nothing is mounted at %s", dir)
+	return ""
 }
 
 func scratch(t *testing.T, r *Replica) string {

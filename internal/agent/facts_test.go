@@ -371,11 +371,11 @@ func TestFactsCanAlwaysBeEncoded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Filesystems[0].Params = map[string]string{"k\xff": "v\xff"}
-	scrub(f.ProtoReflect())
 	if _, err := proto.Marshal(f); err != nil {
 		t.Error(err)
 	}
+	f.Filesystems[0].Params = map[string]string{"k\xff": "v\xff"}
+	scrub(f.ProtoReflect())
 	if f.Os.Id != "\uFFFD" || len(f.Filesystems) != 1 || f.Filesystems[0].Params["k\uFFFD"] != "v\uFFFD" {
 		t.Errorf("%v", f)
 	}

@@ -91,7 +91,8 @@ type job struct {
 }
 
 // Apply runs all fixes on img. The report is valid, as far as it goes, with an
-// error too. Applying again changes nothing further.
+// error too. Applying again changes nothing further, but that an initramfs may
+// get the same files once more.
 func Apply(ctx context.Context, img *Image, facts *agentpb.Facts, opts Options) (*Report, error) {
 	j := &job{ctx: ctx, img: img, facts: facts, opts: opts, report: &Report{}}
 	for _, f := range fixes() {

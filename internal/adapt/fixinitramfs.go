@@ -251,22 +251,20 @@ func (j *job) appendArchive(old *os.File, extra []cpioEntry) error {
 	}
 	var out bytes.Buffer
 	if j.initrd.compression == "lz4" {
-		if err := repack(&out, old, j.initrd.early); err != nil {
-			return err
-		}
-	} else if _, err := io.Copy(&out, io.NewSectionReader(old, 0, st.Size())); err != nil {
-		return err
+		err = repack(&out, old, j.initrd.early, extra)
+	} else if _, err = io.Copy(&out, io.NewSectionReader(old, 0, st.Size())); err == nil {
+		out.Write(make([]byte, pad4(int64(out.Len()))-int64(out.Len())))
+		err = writeCpio(&out, extra)
 	}
-	out.Write(make([]byte, pad4(int64(out.Len()))-int64(out.Len())))
-	if err := writeCpio(&out, extra); err != nil {
+	if err != nil {
 		return err
 	}
 	return j.img.write(j.kernel.Initrd, &out, 0o600)
 }
 
-// repack copies the early archives and packs the main one with gzip, which every
-// kernel that reads an initramfs knows.
-func repack(out *bytes.Buffer, old *os.File, early int64) error {
+// repack copies the early archives and packs the main one and ours with gzip,
+// which every kernel that reads an initramfs knows.
+func repack(out *bytes.Buffer, old *os.File, early int64, extra []cpioEntry) error {
 	if _, err := io.Copy(out, io.NewSectionReader(old, 0, early)); err != nil {
 		return err
 	}
@@ -278,6 +276,12 @@ func repack(out *bytes.Buffer, old *os.File, early int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(z, io.LimitReader(in, maxInitramfs))
-	return errors.Join(err, z.Close())
+	n, err := io.Copy(z, io.LimitReader(in, maxInitramfs))
+	if err != nil {
+		return err
+	}
+	if _, err := z.Write(make([]byte, pad4(n)-n)); err != nil {
+		return err
+	}
+	return errors.Join(writeCpio(z, extra), z.Close())
 }

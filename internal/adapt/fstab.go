@@ -241,11 +241,11 @@ func (j *job) swapOf(path string) *agentpb.Swap {
 // fstabAbsent deals with a filesystem that was not replicated.
 func (j *job) fstabAbsent(line string, spans [][2]int, e *fstabEntry) (out, what, why string) {
 	why = "the machine has no such device"
-	if !j.facts.GetSystemd() {
-		return comment(line), "commented out " + e.file, why
-	}
-	if slices.Contains(e.options, "noauto") || slices.Contains(e.options, "nofail") && slices.Contains(e.options, deviceTimeout) {
+	switch {
+	case slices.Contains(e.options, "noauto"), slices.Contains(e.options, "nofail") && slices.Contains(e.options, deviceTimeout):
 		return line, "", ""
+	case !j.facts.GetSystemd():
+		return comment(line), "commented out " + e.file, why
 	}
 	return addOptions(line, spans, e, "nofail", deviceTimeout), e.file + " may be absent", why
 }

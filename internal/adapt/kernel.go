@@ -47,6 +47,10 @@ func fixKernel(j *job) error {
 		}
 		e := entryFor(k, entries)
 		k.Initrd = j.initrdOf(k, e)
+		if k.Initrd == "" && !modules.known {
+			unfit = append(unfit, k.Version+" has neither modules nor an initramfs")
+			continue
+		}
 		k.Args = cleanArgs(j.sourceArgs(k, e), root, sub, j.familyArgs(root.Type)...)
 		fit = append(fit, kernelChoice{Kernel: k, modules: modules})
 	}
@@ -94,6 +98,9 @@ func (j *job) findKernels() []Kernel {
 			return
 		}
 		seen[real] = true
+		if version == "" { // a link to the real one
+			_, version, _ = strings.Cut(path.Base(real), "-")
+		}
 		if version == "" || !j.hasModules(version) {
 			if v := j.kernelVersion(real); v != "" {
 				version = v

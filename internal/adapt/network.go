@@ -82,7 +82,7 @@ func (j *job) rewritePersistentRules() error {
 	return j.write(persistentRules, []byte(out.String()), 0o644, "names cards by their address", "cards sit in other slots here")
 }
 
-const ruleMark = ` ENV{LEEWARD}="1"`
+const ruleMark = `, ENV{LEEWARD}="1"`
 
 var (
 	ifaceDHCP = regexp.MustCompile(`(?m)^([ \t]*iface[ \t]+(\S+)[ \t]+inet[ \t]+)dhcp([ \t]*)$`)

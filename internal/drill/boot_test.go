@@ -111,7 +111,7 @@ func TestBootTwoAtOnceOneBroken(t *testing.T) {
 	}
 	b := results["broken"]
 	if b.Outcome != dr.NotDone || !b.Reached(string(vm.SignKernel)) || b.Reached(string(vm.SignLogin)) ||
-		!strings.Contains(b.Cause, "init") || b.Hint == "" {
+		!strings.Contains(b.Cause, "no init") || b.Hint == "" {
 		t.Errorf("broken: %s, %q, %q, steps %v", b.Outcome, b.Cause, b.Hint, b.Steps)
 	}
 	if e := results["empty"]; e.Outcome != dr.NotDone || !strings.Contains(e.Cause, "no kernel") || e.Reached(StepBoot) {

@@ -61,11 +61,11 @@ type advice struct {
 }
 
 var signAdvice = [...]advice{
+	{vm.SignSwitchStalled, "the root filesystem holds no init", "verify the replica: parts of the system are missing"},
 	{vm.SignCPUTooOld, "the processor offered here is too old for the system", "drill with KVM, or with a richer processor model"},
 	{vm.SignNoRoot, "the kernel did not find the root filesystem",
 		"look at the log for the device it waited for; compare it with the layout of the replica"},
 	{vm.SignInitramfs, "the boot stopped in the initramfs", "look at the log for what it could not mount"},
-	{vm.SignSwitchStalled, "the root filesystem holds no init", "verify the replica: parts of the system are missing"},
 	{vm.SignPanic, "the kernel panicked", "look at the log above the panic"},
 	{vm.SignEmergency, "systemd went into emergency mode",
 		"look at the log for the unit or mount that failed, usually a line of /etc/fstab"},

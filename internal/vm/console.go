@@ -109,7 +109,9 @@ const (
 	tailKept = 60
 )
 
-func newConsole(log io.Writer) *Console {
+// NewConsole returns a console that copies what is written to it to log, which may
+// be nil.
+func NewConsole(log io.Writer) *Console {
 	return &Console{log: log, changed: make(chan struct{})}
 }
 

@@ -25,7 +25,7 @@ func TestConsoleSigns(t *testing.T) {
 		{"the catalogin: done", nil},
 	} {
 		for _, step := range []int{1, 7, len(test.text)} {
-			c := newConsole(nil)
+			c := NewConsole(nil)
 			for rest := []byte(test.text); len(rest) > 0; {
 				n := min(step, len(rest))
 				c.Write(rest[:n])
@@ -50,7 +50,7 @@ func TestConsoleSigns(t *testing.T) {
 func TestConsoleWaitForAndTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		c := newConsole(&log)
+		c := NewConsole(&log)
 		go func() {
 			time.Sleep(time.Second)
 			c.Write([]byte("one\ntwo\nweb1 login: "))
@@ -74,7 +74,7 @@ func TestConsoleWaitForAndTail(t *testing.T) {
 }
 
 func TestConsoleMemoryIsBounded(t *testing.T) {
-	c := newConsole(nil)
+	c := NewConsole(nil)
 	c.Write(bytes.Repeat([]byte("x"), 1<<20))
 	for range 1000 {
 		c.Write([]byte("line\n"))
@@ -90,7 +90,7 @@ func TestConsoleMemoryIsBounded(t *testing.T) {
 func FuzzConsole(f *testing.F) {
 	f.Add([]byte("\x1b[2J\x1b]0;t\x07Linux version 1\r\nlogin: "), 3)
 	f.Fuzz(func(t *testing.T, text []byte, step int) {
-		whole, parts := newConsole(nil), newConsole(nil)
+		whole, parts := NewConsole(nil), NewConsole(nil)
 		whole.Write(text)
 		step = max(1, step%(len(text)+1))
 		for rest := text; len(rest) > 0; {

@@ -109,7 +109,7 @@ func (m *Machine) openConsole() error {
 		}
 		m.log, log = f, f
 	}
-	m.console = newConsole(log)
+	m.console = NewConsole(log)
 	m.readers.Go(func() { io.Copy(m.console, m.serial) })
 	return nil
 }

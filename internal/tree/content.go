@@ -25,29 +25,45 @@ type contentReader struct {
 // read goes through the file's data and holes. An error is the connection's,
 // unless ioErr is set.
 func (c *contentReader) read(sparse bool) error {
-	if !sparse {
-		return c.data(c.size)
-	}
-	for c.pos < c.size {
-		start, err := unix.Seek(c.fd, c.pos, unix.SEEK_DATA)
-		if err == unix.ENXIO {
-			c.hole(c.size)
-			return nil
+	return segments(c.fd, c.size, sparse, func(_, end int64) (bool, error) {
+		err := c.data(end)
+		return !c.short, err
+	}, func(end int64) { c.hole(end) })
+}
+
+// segments calls data for each stretch of an open file of size bytes that holds
+// data, and hole with the end of each that does not, in order. data returns false
+// to stop. A file that is not sparse is one stretch.
+func segments(fd int, size int64, sparse bool, data func(pos, end int64) (bool, error), hole func(end int64)) error {
+	for pos := int64(0); pos < size; {
+		end := size
+		if sparse {
+			start, err := unix.Seek(fd, pos, unix.SEEK_DATA)
+			switch {
+			case err == unix.ENXIO:
+				start = size
+			case err != nil: // a filesystem that cannot tell has no holes to show
+				start, sparse = pos, false
+			}
+			start = min(start, size)
+			if start > pos {
+				hole(start)
+				pos = start
+			}
+			if pos == size {
+				return nil
+			}
+			if sparse {
+				if end, err = unix.Seek(fd, pos, unix.SEEK_HOLE); err != nil || end <= pos || end > size {
+					end = size
+				}
+			}
 		}
-		if err != nil { // a filesystem that cannot tell has no holes to show
-			return c.data(c.size)
-		}
-		c.hole(min(start, c.size))
-		if c.pos >= c.size {
-			return nil
-		}
-		end, err := unix.Seek(c.fd, start, unix.SEEK_HOLE)
-		if err != nil || end <= start {
-			end = c.size
-		}
-		if err := c.data(min(end, c.size)); err != nil || c.short {
+		more, err := data(pos, end)
+		if err != nil || !more {
 			return err
 		}
+		pos = end
 	}
 	return nil
 }

@@ -223,44 +223,27 @@ func (d *digester) content(ctx context.Context, fd int, size int64, sparse bool)
 	var h chunk.Hasher
 	bp := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(bp)
-	for pos := int64(0); pos < size; {
-		end := size
-		if sparse {
-			start, err := unix.Seek(fd, pos, unix.SEEK_DATA)
-			if err == unix.ENXIO {
-				start = size
-			} else if err != nil {
-				start = pos
-			}
-			start = min(start, size)
-			h.Zeros(start - pos)
-			if pos = start; pos == size {
-				break
-			}
-			if end, err = unix.Seek(fd, pos, unix.SEEK_HOLE); err != nil || end <= pos || end > size {
-				end = size
-			}
-		}
+	at := int64(0)
+	err := segments(fd, size, sparse, func(pos, end int64) (bool, error) {
 		for pos < end {
 			b := (*bp)[:min(int64(len(*bp)), end-pos)]
 			if d.gov != nil {
 				if err := d.gov.Disk(ctx, len(b)); err != nil {
-					return chunk.Digest{}, err
+					return false, err
 				}
 			}
 			n, err := readFull(fd, b, pos)
-			if err != nil {
-				return chunk.Digest{}, err
-			}
-			if n == 0 {
-				return h.Sum(), nil // it has become shorter
+			if err != nil || n == 0 { // at 0 it has become shorter
+				return false, err
 			}
 			h.Write(b[:n])
 			pos += int64(n)
 			d.bytes.Add(int64(n))
 		}
-	}
-	return h.Sum(), nil
+		at = end
+		return true, nil
+	}, func(end int64) { h.Zeros(end - at); at = end })
+	return h.Sum(), err
 }
 
 // sumEntries digests what is compared of a directory's entries. Change times,

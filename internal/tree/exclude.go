@@ -119,3 +119,15 @@ func lastParts(pattern, parts, out []string) []string {
 	}
 	return out
 }
+
+// Covers reports whether path, or a directory above it, is excluded.
+func (e *Excludes) Covers(path string) bool {
+	for path != "" {
+		dir, name := split(path)
+		if excluded := e.in(dir); excluded != nil && excluded(name) {
+			return true
+		}
+		path = dir
+	}
+	return false
+}

@@ -36,10 +36,11 @@ func NewService(gov Governor, scratch string) *Service {
 // Handlers returns the calls the service answers.
 func (s *Service) Handlers() map[string]pipe.Handler {
 	return map[string]pipe.Handler{
-		"tree.open":   s.openHandler,
-		"tree.scan":   s.scanHandler,
-		"tree.copy":   s.copyHandler,
-		"tree.digest": s.digestHandler,
+		"tree.open":    s.openHandler,
+		"tree.scan":    s.scanHandler,
+		"tree.copy":    s.copyHandler,
+		"tree.digest":  s.digestHandler,
+		"tree.measure": s.measureHandler,
 	}
 }
 

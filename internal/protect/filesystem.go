@@ -1,0 +1,142 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/replica"
+	"github.com/leeward-dr/leeward/internal/tree"
+)
+
+// treeName names a server's filesystem in the chunk index.
+func treeName(server dr.ServerName, mountPoint string) string {
+	return string(server) + ":" + mountPoint
+}
+
+// fileName makes a mount point part of a file's name, and back.
+func fileName(mountPoint string) string {
+	if mountPoint == "/" {
+		return "root"
+	}
+	return "root" + strings.ReplaceAll(strings.ReplaceAll(mountPoint, "%", "%25"), "/", "%2F")
+}
+
+func catalogPath(r *replica.Replica, mountPoint string) string {
+	return filepath.Join(r.StateDir(), "catalog-"+fileName(mountPoint)+".db")
+}
+
+// indexDir lies beside the state, not in it: points need no index.
+func indexDir(r *replica.Replica, mountPoint string) string {
+	return filepath.Join(r.Dir(), "index", fileName(mountPoint))
+}
+
+// filesystem brings one filesystem up to date; only limits it to some directories.
+func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint string, only []string) (err error) {
+	p.meter.phase("scanning " + mountPoint)
+	dir := p.mounted.Root(mountPoint)
+	if dir == "" {
+		return fmt.Errorf("replica of %s has no filesystem %s", p.server.Name, mountPoint)
+	}
+	root, err := tree.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	cat, replaced, err := tree.OpenOrReplaceCatalog(catalogPath(p.replica, mountPoint))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cat.Close()) }()
+	if replaced {
+		p.warn(fmt.Sprintf("the catalog of %s was damaged and is made anew: this pass compared everything", mountPoint))
+	}
+	if p.states[mountPoint] != nil || only == nil {
+		p.states[mountPoint] = &replica.FilesystemState{MountPoint: mountPoint}
+	}
+	pass := &tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Catalog: cat,
+		Index: p.index, Tree: treeName(p.server.Name, mountPoint), Sources: p.sources, Only: only,
+		Space: p.mounted.Reserve, Progress: p.meter.filesystem(mountPoint)}
+	for _, f := range src.facts.Filesystems {
+		if f.MountPoint == mountPoint {
+			pass.Btrfs = f.Type == "btrfs"
+		}
+	}
+	res, err := pass.Run(ctx)
+	if errors.Is(err, tree.ErrNoSpace) || errors.Is(err, replica.ErrSpace) {
+		return dr.WithHint(fmt.Errorf("carry %s of %s: %w", mountPoint, p.server.Name, err),
+			"make room at the target and run replicate again: it goes on where it stopped, and no recovery point is harmed")
+	}
+	if err != nil {
+		return err
+	}
+	return p.record(src, mountPoint, cat, res)
+}
+
+// record notes what the manifest tells of a filesystem.
+func (p *serverPass) record(src *source, mountPoint string, cat *tree.Catalog, res *tree.Result) error {
+	sum, err := cat.Sum()
+	if err != nil {
+		return err
+	}
+	o := src.opened[mountPoint]
+	st := p.states[mountPoint]
+	st.Digest, st.Entries, st.Bytes = sum.Digest, sum.Entries, sum.Bytes
+	st.Consistency, st.How, st.At = dr.Consistency(o.Consistency), o.How, time.Unix(0, o.AtUnixNano).UTC()
+	for _, f := range src.facts.Filesystems {
+		if f.MountPoint == mountPoint {
+			st.Type, st.UUID = f.Type, f.Uuid
+		}
+	}
+	for _, f := range res.Fuzzy {
+		path := replica.EscapePath(filepath.Join(mountPoint, f))
+		st.Fuzzy = append(st.Fuzzy, path)
+		p.result.Fuzzy = append(p.result.Fuzzy, path)
+	}
+	if n := len(res.Problems); n > 0 {
+		first := res.Problems[0]
+		return fmt.Errorf("carry %s of %s: %d entries could not be copied, the first is %q: %s", mountPoint, p.server.Name, n, first.Path, first.Text)
+	}
+	return nil
+}
+
+// point leaves a recovery point of what was carried.
+func (p *serverPass) point(ctx context.Context, src *source) error {
+	p.meter.phase("making the recovery point")
+	m := &replica.Manifest{ID: dr.NewPointID(p.started), Started: p.started.UTC(), Finished: time.Now().UTC(),
+		Consistency: dr.Application, Traffic: p.meter.traffic(), Leeward: version(), Facts: src.facts}
+	for _, f := range src.facts.Filesystems {
+		st := p.states[f.MountPoint]
+		m.Filesystems = append(m.Filesystems, *st)
+		if weaker(st.Consistency, m.Consistency) {
+			m.Consistency = st.Consistency
+		}
+	}
+	point, err := p.replica.MakePoint(ctx, p.mounted, m)
+	if err != nil {
+		return err
+	}
+	p.result.Point = point.ID
+	return nil
+}
+
+// weaker orders what recovery points promise.
+func weaker(a, b dr.Consistency) bool {
+	rank := map[dr.Consistency]int{dr.Fuzzy: 0, dr.Crash: 1, dr.Filesystem: 2, dr.Application: 3}
+	return rank[a] < rank[b]
+}
+
+// removeAll is os.RemoveAll for directories of ours that may be gone already.
+func removeAll(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/leeward-dr/leeward/internal/agent"
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/pipe"
+	"github.com/leeward-dr/leeward/internal/remote"
+	"github.com/leeward-dr/leeward/internal/tree"
+)
+
+// source is a protected server that has been reached.
+type source struct {
+	server  *config.Server
+	client  *remote.Client
+	further []*remote.Client
+	facts   *agentpb.Facts
+	opened  map[string]*agentpb.OpenedFilesystem
+	exclude map[string][]string // by mount point, as opened
+}
+
+// reach connects to a server, sets its limits and asks for the facts.
+func reach(ctx context.Context, s *config.Server, bin *remote.Binary) (_ *source, err error) {
+	client, err := dial(ctx, s, bin)
+	if err != nil {
+		return nil, err
+	}
+	src := &source{server: s, client: client}
+	defer func() {
+		if err != nil {
+			src.close()
+		}
+	}()
+	src.facts = &agentpb.Facts{}
+	if err := src.call(ctx, "facts", &agentpb.Empty{}, src.facts); err != nil {
+		return nil, err
+	}
+	return src, nil
+}
+
+func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Client, error) {
+	t := remote.Target{Name: s.Name, Host: s.Host, User: s.SSH.User, Port: s.SSH.Port, SSHConfig: s.SSH.Config,
+		ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}
+	client, err := remote.Dial(ctx, t, remote.Options{Binary: bin, Self: agent.Self()})
+	if err != nil {
+		return nil, err
+	}
+	l := &agentpb.Limits{WireBytesPerSecond: uint64(s.Limits.Bandwidth), DiskBytesPerSecond: uint64(s.Limits.Disk),
+		Nice: int32(s.Limits.Nice), Cores: s.Limits.Cores}
+	if err := client.Conn().Call(ctx, "limits", l, &agentpb.Empty{}); err != nil {
+		err = client.Explain(err)
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, nil
+}
+
+func (s *source) call(ctx context.Context, method string, req, resp proto.Message) error {
+	if err := s.client.Conn().Call(ctx, method, req, resp); err != nil {
+		return s.client.Explain(err)
+	}
+	return nil
+}
+
+func (s *source) close() {
+	for _, c := range append(s.further, s.client) {
+		c.Close() // the session is given up either way
+	}
+}
+
+// wire returns the bytes that crossed the connections so far, the agent's own
+// installation included.
+func (s *source) wire() (in, out int64) {
+	for _, c := range append([]*remote.Client{s.client}, s.further...) {
+		i, o := c.Conn().Counters()
+		in, out = in+i, out+o+int64(c.Installed())
+	}
+	return in, out
+}
+
+func (s *source) conns() []*pipe.Conn {
+	out := []*pipe.Conn{s.client.Conn()}
+	for _, c := range s.further {
+		out = append(out, c.Conn())
+	}
+	return out
+}
+
+// assumedRate is what a link is taken to carry where nobody has said, in bytes per
+// second: one ssh connection should not be what holds a gigabit link back.
+const assumedRate = 125 << 20
+
+// widen opens further connections where one cannot fill the link.
+func (s *source) widen(ctx context.Context, bin *remote.Binary) error {
+	n := s.server.SSH.Streams
+	if n == 0 {
+		rate := int64(s.server.Limits.Bandwidth)
+		if rate == 0 {
+			rate = assumedRate
+		}
+		n = remote.StreamsFor(s.client.RTT(), rate)
+	}
+	for len(s.further)+1 < n {
+		c, err := dial(ctx, s.server, bin)
+		if err != nil {
+			return err
+		}
+		s.further = append(s.further, c)
+	}
+	return nil
+}
+
+// patterns returns what is left out of each filesystem.
+func (s *source) patterns(more []string) []string {
+	var out []string
+	for _, p := range tree.DefaultExcludes {
+		if !slices.Contains(s.server.IncludeExcluded, p) {
+			out = append(out, p)
+		}
+	}
+	out = append(out, path.Dir(s.client.AgentPath())+"/**")
+	for _, sw := range s.facts.Swaps {
+		if sw.File {
+			out = append(out, sw.Path)
+		}
+	}
+	return append(append(out, s.server.Exclude...), more...)
+}
+
+// open has the agent show all filesystems, with the given patterns left out
+// beside the usual ones.
+func (s *source) open(ctx context.Context, more []string) error {
+	patterns := s.patterns(more)
+	req := &agentpb.OpenRequest{Snapshot: true}
+	s.exclude = map[string][]string{}
+	for _, f := range s.facts.Filesystems {
+		var shown []tree.Shown
+		for _, m := range f.Mounts {
+			shown = append(shown, tree.Shown{MountPoint: m.MountPoint, Root: m.Root})
+		}
+		if len(shown) == 0 {
+			shown = []tree.Shown{{MountPoint: f.MountPoint, Root: "/"}}
+		}
+		ex := tree.ForFilesystem(shown, patterns)
+		s.exclude[f.MountPoint] = ex
+		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex})
+	}
+	s.opened = map[string]*agentpb.OpenedFilesystem{}
+	for i, conn := range s.conns() {
+		var reply agentpb.OpenReply
+		req.Snapshot = i == 0 // further connections read the first one's snapshots, or live
+		if err := conn.Call(ctx, "tree.open", req, &reply); err != nil {
+			return s.client.Explain(err)
+		}
+		if i > 0 {
+			continue
+		}
+		for _, o := range reply.Filesystems {
+			if o.Error != "" {
+				return fmt.Errorf("open filesystem %s of %s: %s", o.MountPoint, s.server.Name, o.Error)
+			}
+			s.opened[o.MountPoint] = o
+		}
+	}
+	for _, f := range s.facts.Filesystems {
+		if s.opened[f.MountPoint] == nil {
+			return fmt.Errorf("open filesystem %s of %s: the agent did not answer", f.MountPoint, s.server.Name)
+		}
+	}
+	return nil
+}
+
+// usable returns the connections that may read a filesystem: where it is shown as
+// a snapshot, the one that holds it.
+func (s *source) usable(mountPoint string) []*pipe.Conn {
+	if s.opened[mountPoint].Consistency != string(dr.Fuzzy) {
+		return s.conns()[:1]
+	}
+	return s.conns()
+}
+
+// clockSkewMatters is from when a difference of clocks is worth telling.
+const clockSkewMatters = 2 * time.Second
+
+// warnings says what of the source a person should know.
+func (s *source) warnings() []string {
+	out := slices.Clone(s.facts.Warnings)
+	if skew := s.client.ClockSkew(); skew.Abs() > clockSkewMatters {
+		out = append(out, fmt.Sprintf("its clock is %v off this one's: times in its files and logs will differ from those here", skew.Round(time.Second)))
+	}
+	return out
+}

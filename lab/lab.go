@@ -80,15 +80,8 @@ func (o *Options) setDefaults() {
 // lab is up already.
 func Up(ctx context.Context, o Options) (*Lab, error) {
 	o.setDefaults()
-	rate, err := parseRate(o.Rate)
+	specs, rate, err := o.plan()
 	if err != nil {
-		return nil, err
-	}
-	specs, err := selectServers(o.Servers)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkForms(specs, o); err != nil {
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
@@ -117,6 +110,24 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return nil, errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 	}
 	return l, nil
+}
+
+// Check refuses options that name what is not there or contradict each other.
+func (o Options) Check() error {
+	o.setDefaults()
+	_, _, err := o.plan()
+	return err
+}
+
+// plan reads the options.
+func (o *Options) plan() (specs []Spec, rate int64, err error) {
+	if rate, err = parseRate(o.Rate); err != nil {
+		return nil, 0, err
+	}
+	if specs, err = selectServers(o.Servers); err != nil {
+		return nil, 0, err
+	}
+	return specs, rate, checkForms(specs, *o)
 }
 
 // checkForms refuses wishes that contradict each other.

@@ -35,7 +35,7 @@ type labFlags struct {
 // usage because that was asked for.
 func labCommand(ctx context.Context, args []string, out, errw io.Writer) error {
 	if len(args) == 0 {
-		return fmt.Errorf("choose a lab command: there is none\n%s", labUsage)
+		return usagef("no lab command given\n%s", labUsage)
 	}
 	verb, args := args[0], args[1:]
 	operations := map[string]func(context.Context, labFlags, []string, io.Writer, io.Writer) error{
@@ -47,7 +47,7 @@ func labCommand(ctx context.Context, args []string, out, errw io.Writer) error {
 			fmt.Fprintln(out, labUsage)
 			return flag.ErrHelp
 		}
-		return fmt.Errorf("choose a lab command: %q is unknown\n%s", verb, labUsage)
+		return usagef("unknown lab command %q\n%s", verb, labUsage)
 	}
 	var f labFlags
 	rest, err := f.parse(verb, args, errw)
@@ -59,7 +59,7 @@ func labCommand(ctx context.Context, args []string, out, errw io.Writer) error {
 
 func (f *labFlags) parse(verb string, args []string, errw io.Writer) ([]string, error) {
 	fs := flag.NewFlagSet("lab "+verb, flag.ContinueOnError)
-	fs.SetOutput(errw)
+	fs.SetOutput(io.Discard)
 	fs.Usage = func() { fmt.Fprintln(errw, labUsage) }
 	fs.StringVar(&f.dir, "dir", lab.DefaultDir, "the lab's directory")
 	fs.BoolVar(&f.json, "json", false, "print the result as JSON")
@@ -74,8 +74,10 @@ func (f *labFlags) parse(verb string, args []string, errw io.Writer) ([]string, 
 	// Flags may stand before and after the operand.
 	var rest []string
 	for {
-		if err := fs.Parse(args); err != nil {
+		if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return nil, err
+		} else if err != nil {
+			return nil, usagef("%w", err)
 		}
 		if fs.NArg() == 0 {
 			break
@@ -84,7 +86,7 @@ func (f *labFlags) parse(verb string, args []string, errw io.Writer) ([]string, 
 		args = fs.Args()[1:]
 	}
 	if verb != "rate" && len(rest) > 0 {
-		return nil, fmt.Errorf("read arguments of lab %s: unexpected %q", verb, rest[0])
+		return nil, usagef("unexpected argument %q of lab %s", rest[0], verb)
 	}
 	return rest, nil
 }
@@ -100,6 +102,9 @@ func labUp(ctx context.Context, f labFlags, _ []string, out, errw io.Writer) err
 		if f.guests == strings.Join(lab.DefaultGuests(), ",") && len(o.Servers) > 0 {
 			o.Guests = slices.DeleteFunc(o.Guests, func(g string) bool { return !slices.Contains(o.Servers, g) })
 		}
+	}
+	if err := o.Check(); err != nil {
+		return usagef("%w", err)
 	}
 	l, err := lab.Up(ctx, o)
 	if err != nil {
@@ -148,7 +153,10 @@ func labHeal(ctx context.Context, f labFlags, _ []string, out, _ io.Writer) erro
 
 func labRate(ctx context.Context, f labFlags, rest []string, out, _ io.Writer) error {
 	if len(rest) != 1 {
-		return errors.New("read arguments of lab rate: want one rate, such as 100mbit or 0")
+		return usagef("want one rate, such as 100mbit or 0")
+	}
+	if err := (lab.Options{Rate: rest[0]}).Check(); err != nil {
+		return usagef("%w", err)
 	}
 	return changeLink(ctx, f, out, func(l *lab.Lab, ctx context.Context) error { return l.SetRate(ctx, rest[0]) })
 }

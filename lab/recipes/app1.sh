@@ -1,7 +1,7 @@
 # An HTTP application whose orders are in db1's PostgreSQL. root's shell is tcsh.
 mkdir -p /opt/orders
 cat > /etc/orders.conf <<'CONF'
-host=10.10.0.13 dbname=shop user=orders password=harbour connect_timeout=3
+host=10.10.0.13 dbname=shop user=orders password=harbour connect_timeout=15
 CONF
 chmod 600 /etc/orders.conf
 cat > /opt/orders/orders.py <<'PY'
@@ -73,14 +73,14 @@ http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 PY
 install_program shopper <<'PROGRAM'
 #!/usr/bin/python3
-"""Orders something once a second."""
+"""Orders something every three seconds."""
 import time
 import urllib.request
 
 while True:
-    time.sleep(1)
+    time.sleep(3)
     try:
-        urllib.request.urlopen("http://127.0.0.1:8080/order", timeout=10).read()
+        urllib.request.urlopen("http://127.0.0.1:8080/order", timeout=30).read()
     except OSError:
         time.sleep(2)
 PROGRAM

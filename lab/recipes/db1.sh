@@ -24,10 +24,10 @@ pg_ctlcluster "$version" main stop
 rm -rf /run/postgresql
 install_program ticker <<'PROGRAM'
 #!/bin/sh
-# Writes a row once a second, in one long session.
+# Writes a row every two seconds, in one long session.
 while :; do
     echo "INSERT INTO ticks (load) VALUES ('$(cut -d' ' -f1 /proc/loadavg)');"
-    sleep 1
+    sleep 2
 done | runuser -u postgres -- psql -q shop
 PROGRAM
 install_unit ticker /usr/local/sbin/ticker postgresql.service

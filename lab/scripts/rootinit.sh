@@ -28,7 +28,7 @@ writer() { # NAME COMMAND…: a service that only changes files
 
 /usr/sbin/sshd
 . /run/lab/start.sh
-writer churn /usr/local/sbin/churn
+writer churn /usr/local/sbin/churn 0.5
 touch /run/lab/started
 
 # Reap whatever is re-parented here, for ever.

@@ -28,7 +28,7 @@ type Subject struct {
 	Partitions []adapt.Partition // of that disk
 	Facts      *agentpb.Facts    // of the source at that point
 	// Clone makes dst a copy of the disk that may be changed; nil uses CloneFile.
-	Clone func(ctx context.Context, dst string) error
+	Clone func(ctx context.Context, dst string) error `json:"-"`
 }
 
 // Options say how to drill. The zero value of each is a good default, but for
@@ -125,6 +125,9 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("drill: %w", err)
 		}
 	}
+	if err := sweep(o.WorkDir, time.Now()); err != nil {
+		return o, fmt.Errorf("drill: %w", err)
+	}
 	return o, nil
 }
 
@@ -206,12 +209,13 @@ func (t *turn) fail(f failure) {
 }
 
 func (t *turn) run(ctx context.Context) {
-	dir, err := os.MkdirTemp(t.d.o.WorkDir, ".drill-"+string(t.s.Server)+"-")
+	dir, lock, err := makeWorkDir(t.d.o.WorkDir, string(t.s.Server))
 	if err != nil {
 		t.fail(hostFailure("make work directory", err))
 		return
 	}
-	defer os.RemoveAll(dir) // what cannot be removed now shows in the next run's directory listing
+	defer lock.Close()
+	defer os.RemoveAll(dir) // what cannot be removed now, the next run sweeps away
 	t.dir, t.disk = dir, filepath.Join(dir, "disk.raw")
 	t.r.Firmware = t.firmware()
 	for t.r.Attempts < 2 {

@@ -193,3 +193,41 @@ func TestTimeoutFailures(t *testing.T) {
 		}
 	}
 }
+
+func TestSweepTakesWhatNobodyHolds(t *testing.T) {
+	in := t.TempDir()
+	held, lock, err := makeWorkDir(in, "held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, dead, err := makeWorkDir(in, "left")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	young := filepath.Join(in, workPrefix+"young")
+	other := filepath.Join(in, "other")
+	for _, dir := range []string{young, other} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exist := func(dirs ...string) string {
+		s := ""
+		for _, d := range dirs {
+			if _, err := os.Stat(d); err == nil {
+				s += filepath.Base(d)[:4] + " "
+			} else {
+				s += "gone "
+			}
+		}
+		return s
+	}
+	if err := sweep(in, time.Now()); err != nil || exist(held, left, young, other) != ".dri gone .dri othe " {
+		t.Errorf("now: %s, %v", exist(held, left, young, other), err)
+	}
+	lock.Close()
+	if err := sweep(in, time.Now().Add(2*youngest)); err != nil || exist(held, left, young, other) != "gone gone gone othe " {
+		t.Errorf("later: %s, %v", exist(held, left, young, other), err)
+	}
+}

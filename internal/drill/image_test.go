@@ -13,6 +13,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/adapt"
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/mountns"
 )
 
 const (
@@ -280,7 +281,18 @@ var probe = sync.OnceValues(func() (string, error) {
 	return file, nil
 })
 
+// TestMain keeps what tests mount to themselves. A child that a test starts to
+// kill it drills instead.
 func TestMain(m *testing.M) {
+	if os.Getuid() == 0 {
+		if err := mountns.Enter(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	if spec := os.Getenv(childVariable); spec != "" {
+		os.Exit(drillAsChild(spec))
+	}
 	code := m.Run()
 	if file, err := probe(); err == nil {
 		os.Remove(file)

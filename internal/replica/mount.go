@@ -301,15 +301,13 @@ func (m *Mounted) Reserve(n int64) error {
 		m.budget -= n
 		return nil
 	}
-	// What was written may still be in memory: only on the disk does it count.
-	if err := m.Sync(); err != nil {
-		return err
-	}
 	s := m.replica.store
-	if err := syncFilesystem(s.root); err != nil {
-		return err
+	free, err := m.measure()
+	// What was removed is given back by and by: a full store may be so no longer.
+	for try := 0; err == nil && n > free-s.low && try < 10; try++ {
+		time.Sleep(100 * time.Millisecond)
+		free, err = m.measure()
 	}
-	free, err := s.Free()
 	if err != nil {
 		return err
 	}
@@ -322,6 +320,18 @@ func (m *Mounted) Reserve(n int64) error {
 	// Other replicas write to this store, too: take a part.
 	m.budget = max(0, (free-s.low)/8-n)
 	return nil
+}
+
+// measure returns the store's free bytes with all that was written so far on the
+// disk: what is still in memory counts as free.
+func (m *Mounted) measure() (int64, error) {
+	if err := m.Sync(); err != nil {
+		return 0, err
+	}
+	if err := syncFilesystem(m.replica.store.root); err != nil {
+		return 0, err
+	}
+	return m.replica.store.Free()
 }
 
 func syncFilesystem(dir string) error {

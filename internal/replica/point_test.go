@@ -51,33 +51,38 @@ func TestPointsAreKeptAndPruned(t *testing.T) {
 	if got := strings.Join(ids, " "); got != want {
 		t.Errorf("points %s, want %s", got, want)
 	}
-	if points[0].Manifest.Source.Hostname != "web1" || points[0].Manifest.DiskBytes == 0 {
-		t.Errorf("manifest %+v", points[0].Manifest)
+	if man := points[0].Manifest; man.Source.Hostname != "web1" || man.DiskBytes == 0 {
+		t.Errorf("manifest %+v", man)
 	}
 	for i, p := range points[:3] {
-		img, err := p.Clone(ctx, filepath.Join(scratch(t, r), "c"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := img.Mount(ctx, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := readFile(t, c.Root("/"), "n"); got != fmt.Sprint(4-i) {
-			t.Errorf("point %s holds %s", p.ID, got)
-		}
-		if err := os.WriteFile(filepath.Join(c.Root("/"), "x"), nil, 0o600); err == nil {
-			t.Error("a clone mounted for reading took a file")
-		}
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
+		checkReadOnlyClone(t, r, p, itoa(4-i))
 	}
-	again := &Manifest{ID: points[0].ID}
-	if _, err := r.MakePoint(ctx, m, again); err == nil || !strings.Contains(err.Error(), "already") {
+	if _, err := r.MakePoint(ctx, m, &Manifest{ID: points[0].ID}); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("a point of the same id: %v", err)
 	}
 	writeFile(t, "still writable", m.Root("/"), "n")
+}
+
+// checkReadOnlyClone looks into a clone of p that must not take anything.
+func checkReadOnlyClone(t *testing.T, r *Replica, p *Point, want string) {
+	t.Helper()
+	img, err := p.Clone(context.Background(), filepath.Join(scratch(t, r), "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := img.Mount(context.Background(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readFile(t, c.Root("/"), "n"); got != want {
+		t.Errorf("point %s holds %s", p.ID, got)
+	}
+	if err := os.WriteFile(filepath.Join(c.Root("/"), "x"), nil, 0o600); err == nil {
+		t.Error("a clone mounted for reading took a file")
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestPointIsAbsentWhenItFails keeps a file open for writing: no point appears,

@@ -29,7 +29,8 @@ type initramfs struct {
 }
 
 const (
-	maxInitramfs        = 4 << 30 // unpacked
+	maxInitramfs        = 1 << 30   // unpacked
+	maxWindow           = 128 << 20 // of a decompressor; the kernel's own limit for zstd
 	maxInitramfsEntries = 1 << 20
 )
 
@@ -86,15 +87,16 @@ var magics = [...]struct{ magic, kind string }{
 // peekKind skips the zeros between archives and says what follows.
 func (c *counter) peekKind() (string, error) {
 	for {
-		b, err := c.r.Peek(1)
-		if err != nil {
+		if _, err := c.r.Peek(1); err != nil {
 			return "", err
 		}
-		if b[0] != 0 {
+		b, _ := c.r.Peek(c.r.Buffered())
+		zeros := len(b) - len(bytes.TrimLeft(b, "\x00"))
+		c.r.Discard(zeros)
+		c.n += int64(zeros)
+		if zeros < len(b) {
 			break
 		}
-		c.r.Discard(1)
-		c.n++
 	}
 	head, _ := c.r.Peek(6)
 	for _, m := range magics {
@@ -113,7 +115,7 @@ func decompress(kind string, r io.Reader) (io.Reader, error) {
 	case "xz":
 		return xz.NewReader(r)
 	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(1<<31))
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +123,7 @@ func decompress(kind string, r io.Reader) (io.Reader, error) {
 	case "lz4":
 		return lz4.NewReader(r), nil
 	case "lzma":
-		return lzma.NewReader(r)
+		return lzma.ReaderConfig{DictCap: maxWindow}.NewReader(r)
 	case "bzip2":
 		return bzip2.NewReader(r), nil
 	}

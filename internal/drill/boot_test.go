@@ -73,17 +73,29 @@ func wantProven(t *testing.T, r Result) {
 
 // TestBootMatrix boots what Debian servers look like, each once.
 func TestBootMatrix(t *testing.T) {
-	for name, m := range map[dr.ServerName]machine{
+	machines := map[dr.ServerName]machine{
 		"stale-ext4":    {suite: "bookworm", fs: "ext4", devNames: true, stale: true},
 		"uefi-ext4":     {suite: "bookworm", fs: "ext4", uefi: true},
 		"boot-var-xfs":  {suite: "trixie", fs: "xfs", boot: true, varFS: "xfs"},
 		"subvol-btrfs":  {suite: "bookworm", fs: "btrfs", subvol: "@rootfs"},
 		"no-virtio":     {suite: "bullseye", fs: "ext4", spoil: withoutVirtio},
 		"uefi-xfs-boot": {suite: "bullseye", fs: "xfs", boot: true, uefi: true},
-	} {
-		t.Run(string(name), func(t *testing.T) {
-			wantProven(t, drillAll(t, []Subject{server(t, name, m)})[name])
-		})
+	}
+	var subjects []Subject
+	for name, m := range machines {
+		subjects = append(subjects, server(t, name, m))
+	}
+	results := drillAll(t, subjects)
+	for name, m := range machines {
+		r := results[name]
+		wantProven(t, r)
+		want := vm.BIOS
+		if m.uefi {
+			want = vm.UEFI
+		}
+		if r.Firmware != want {
+			t.Errorf("%s: firmware %s, want %s", name, r.Firmware, want)
+		}
 	}
 }
 

@@ -27,6 +27,9 @@ func runPlan(ctx context.Context, c *call) error {
 			return err
 		}
 	}
+	if err := ensureStore(ctx, e); err != nil {
+		return err
+	}
 	p := c.startProgress("plan", selected)
 	res, err := protect.Plan(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
 	p.Close()

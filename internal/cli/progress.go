@@ -205,7 +205,7 @@ func summary(s snapshot, now time.Time, width int, st style) string {
 }
 
 const (
-	phaseWidth = 11
+	phaseWidth = 14
 	barWidth   = 20
 )
 
@@ -215,7 +215,7 @@ func serverLine(v serverState, nameWidth, width int, st style) string {
 	room := width - 2 - nameWidth - 2
 	switch {
 	case v.Finished && v.Err != nil:
-		return "  " + name + "  " + st.red(cut("failed      "+clean(v.Err.Error()), room))
+		return "  " + name + "  " + st.red(cut(fit("failed", phaseWidth+1)+clean(v.Err.Error()), room))
 	case v.Finished:
 		return "  " + name + "  " + st.green(cut(fit("done", phaseWidth+1)+doneWords(v), room))
 	case v.Started.IsZero():

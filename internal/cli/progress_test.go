@@ -51,29 +51,29 @@ func TestBoard(t *testing.T) {
 	}{
 		{"wide", 120, 30, style{}, `
 replicate  1m15s   1 done, 1 failed, 3 at work, 1 waiting   489 MB of 1.21 GB   12.0 MB/s   wire 122 MB at 3.00 MB/s
-  web1    copying     ████████░░░░░░░░░░░░  40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
-  app1    scanning    12,345 of 45,678 entries
-  db1     done        58s   9.00 MB in 321 files   wire 2.50 MB
-  db2     failed      reach db2: the host refuses the login (it takes: publickey)·[31m; more
-  mail1   copying     the link is cut; trying again in 8s
+  web1    copying        ████████░░░░░░░░░░░░  40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
+  app1    scanning       12,345 of 45,678 entries
+  db1     done           58s   9.00 MB in 321 files   wire 2.50 MB
+  db2     failed         reach db2: the host refuses the login (it takes: publickey)·[31m; more
+  mail1   copying        the link is cut; trying again in 8s
   files1  waiting`},
 		{"narrow", 50, 30, style{}, `
 replicate  1m15s   489 MB of 1.21 GB   12.0 MB/s
-  web1    copying      40%   480 MB of 1.20 GB
-  app1    scanning    12,345 of 45,678 entries
-  db1     done        58s   9.00 MB in 321 files …
-  db2     failed      reach db2: the host refuses…
-  mail1   copying     the link is cut; trying aga…
+  web1    copying         40%   480 MB of 1.20 GB
+  app1    scanning       12,345 of 45,678 entries
+  db1     done           58s   9.00 MB in 321 fil…
+  db2     failed         reach db2: the host refu…
+  mail1   copying        the link is cut; trying …
   files1  waiting`},
 		{"low", 80, 5, style{}, `
 replicate  1m15s   1 done, 1 failed, 3 at work, 1 waiting   489 MB of 1.21 GB
-  web1   copying      40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
-  app1   scanning    12,345 of 45,678 entries
-  mail1  copying     the link is cut; trying again in 8s
+  web1   copying         40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
+  app1   scanning       12,345 of 45,678 entries
+  mail1  copying        the link is cut; trying again in 8s
   and 3 more: 1 done, 1 failed, 1 waiting`},
 		{"ascii", 100, 3, style{ASCII: true}, `
 replicate  1m15s   1 done, 1 failed, 3 at work, 1 waiting   489 MB of 1.21 GB   12.0 MB/s
-  web1  copying     ########............  40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
+  web1  copying        ########............  40%   480 MB of 1.20 GB   12.0 MB/s   1m00s left
   and 5 more: 1 done, 1 failed, 2 at work, 1 waiting`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

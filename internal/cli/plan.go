@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,7 +141,8 @@ func renderServerPlan(w io.Writer, s protect.ServerPlan) {
 		if s.Hint != "" {
 			fmt.Fprintf(w, "%swhat to do: %s\n", in, clean(s.Hint))
 		}
-		renderFindings(w, in, s.Findings)
+		told := func(f protect.Finding) bool { return f.Text == s.Err }
+		renderFindings(w, in, slices.DeleteFunc(slices.Clone(s.Findings), told))
 		return
 	}
 	fmt.Fprintf(w, "%s  %s\n", s.Server, clean(s.System))

@@ -49,7 +49,7 @@ func samplePlan() *protect.PlanResult {
 				Databases: []protect.DatabasePlan{{Engine: "mariadb", DataDir: "/var/lib/mysql", Decision: "left out: it runs", Advice: "put it on LVM"}},
 				Findings:  []protect.Finding{{Level: protect.Warning, Text: "the clock is 4m behind", Hint: "run ntp there"}},
 			},
-			{Server: "db2", Err: "reach db2: refused", Hint: "give a key"},
+			{Server: "db2", Err: "reach db2: refused", Hint: "give a key", Findings: []protect.Finding{{Level: protect.Blocker, Text: "reach db2: refused"}}},
 		},
 		Target: protect.TargetSpace{Store: "/srv/leeward", Need: 12_000_000_000, Free: 8_000_000_000},
 		Bytes:  9_500_000_000, ETA: 9*time.Minute + 13*time.Second, Measured: 24_100_000, Deadline: testEstate.Deadline,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -85,7 +86,9 @@ func (l *Lab) waitGuest(ctx context.Context, srv *server, work string) error {
 		// Exits 1 on a system with a failed unit, which is up all the same.
 		var out []byte
 		out, err = l.guestCommand(ctx, srv, "systemctl", "is-system-running", "--wait").Output()
-		switch state := strings.TrimSpace(string(out)); state {
+		// Some shells say more than they are asked; the answer comes last.
+		words := strings.Fields(string(out))
+		switch slices.Concat([]string{""}, words)[len(words)] {
 		case "running":
 			return nil
 		case "degraded":

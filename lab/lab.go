@@ -98,6 +98,10 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return nil, err
 	}
 	defer unlock()
+	// Another lab may have come up while this one waited for the cache.
+	if err := checkFree(ctx, o.Dir); err != nil {
+		return nil, err
+	}
 	images, err := b.images(ctx, specs)
 	if err != nil {
 		return nil, err

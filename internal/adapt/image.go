@@ -183,6 +183,9 @@ func copyFile(from, to *os.Root, p string) error {
 // arrange works out what the guest sees where, from the source's mounts.
 func (g *Image) arrange(facts *agentpb.Facts) error {
 	for _, f := range g.filesys {
+		if f.MountPoint == "" {
+			continue // an ESP that the source has not: the guest sees it nowhere
+		}
 		sub := "."
 		for _, m := range mountsOf(facts, f.MountPoint) {
 			part := path.Clean("/" + m.GetRoot())[1:]

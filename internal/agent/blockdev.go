@@ -166,10 +166,13 @@ func (c *collector) disks(context.Context) {
 		}
 		d := &agentpb.Disk{Name: strings.ReplaceAll(name, "!", "/"), SizeBytes: sectors * 512}
 		t, err := c.table(name)
-		if err != nil {
-			c.warn("partition table of %s: %v", d.Name, err)
-		} else {
+		switch {
+		case err == nil:
 			d.Table, d.TableId = t.kind, t.id
+		case errors.Is(err, os.ErrPermission):
+			// In a container the host's disks show in /sys and are nobody's business.
+		default:
+			c.warn("partition table of %s: %v", d.Name, err)
 		}
 		c.facts.Disks = append(c.facts.Disks, d)
 	}

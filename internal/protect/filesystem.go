@@ -40,7 +40,6 @@ func indexDir(r *replica.Replica, mountPoint string) string {
 
 // filesystem brings one filesystem up to date; only limits it to some directories.
 func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint string, only []string) (err error) {
-	p.meter.phase("scanning " + mountPoint)
 	dir := p.mounted.Root(mountPoint)
 	if dir == "" {
 		return fmt.Errorf("replica of %s has no filesystem %s", p.server.Name, mountPoint)
@@ -63,7 +62,7 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 	}
 	pass := &tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Catalog: cat,
 		Index: p.index, Tree: treeName(p.server.Name, mountPoint), Sources: p.sources, Only: only,
-		Space: p.mounted.Reserve, Progress: p.meter.filesystem(mountPoint)}
+		Space: p.mounted.Reserve, Progress: p.meter.filesystem("copying", mountPoint)}
 	for _, f := range src.facts.Filesystems {
 		if f.MountPoint == mountPoint {
 			pass.Btrfs = f.Type == "btrfs"

@@ -92,12 +92,12 @@ func (m *meter) settle() {
 }
 
 // filesystem returns the counters for the pass of one more filesystem.
-func (m *meter) filesystem(mountPoint string) *tree.Progress {
+func (m *meter) filesystem(phase, mountPoint string) *tree.Progress {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := &tree.Progress{}
 	m.parts = append(m.parts, p)
-	m.now.Phase = "copying " + mountPoint
+	m.now.Phase = phase + " " + mountPoint
 	return p
 }
 

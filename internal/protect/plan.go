@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,7 +121,7 @@ func (p *planner) look(ctx context.Context) error {
 		p.plan.Excluded = append(p.plan.Excluded, Exclusion{s.MountPoint, s.Reason})
 	}
 	for _, x := range src.patterns(nil) {
-		p.plan.Excluded = append(p.plan.Excluded, Exclusion{x, "left out by default or by exclude:"})
+		p.plan.Excluded = append(p.plan.Excluded, Exclusion{x, p.reasonOf(x)})
 	}
 	p.databases(f)
 	for _, w := range src.warnings() {
@@ -130,6 +131,14 @@ func (p *planner) look(ctx context.Context) error {
 		p.plan.Findings = append(p.plan.Findings, Finding{Blocker, "the agent is not root there: it cannot read all files", "use user: root, or let the user use sudo without a password"})
 	}
 	return p.target(f)
+}
+
+// reasonOf says who leaves a pattern out.
+func (p *planner) reasonOf(pattern string) string {
+	if slices.Contains(p.server.Exclude, pattern) {
+		return "exclude: says so"
+	}
+	return "never carried: of use to one running system only"
 }
 
 func systemOf(f *agentpb.Facts) string {

@@ -46,7 +46,7 @@ func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 	r := &run{Options: o, store: store, bin: &remote.Binary{}, index: chunk.NewIndex(), sources: tree.NewSources()}
 	defer r.index.Close()
 	names := o.names()
-	if r.seeds, err = r.openSeeds(ctx, names); err != nil {
+	if r.seeds, err = r.openSeeds(ctx); err != nil {
 		return nil, err
 	}
 	defer r.seeds.close()
@@ -193,8 +193,10 @@ func (p *serverPass) prepare(ctx context.Context, src *source) error {
 		return err
 	}
 	p.result.Warnings = append(p.result.Warnings, change.Notes...)
-	p.mounted, err = p.replica.Mount(ctx)
-	return err
+	if p.mounted, err = p.replica.Mount(ctx); err != nil || change.Empty() {
+		return err
+	}
+	return p.attach(p.replica, p.mounted.Layout())
 }
 
 // carry opens the source's filesystems and brings each replica up to them.

@@ -28,27 +28,15 @@ type seeds struct {
 }
 
 // openSeeds attaches all indexes, making those of seeds that have changed.
-func (r *run) openSeeds(ctx context.Context, names []dr.ServerName) (*seeds, error) {
+func (r *run) openSeeds(ctx context.Context) (*seeds, error) {
 	s := &seeds{run: r, points: map[dr.ServerName]*replica.Mounted{}}
 	for _, server := range r.Estate.Servers {
 		rep, err := r.store.Replica(server.Name)
 		if err != nil {
 			return nil, err
 		}
-		layout, err := rep.Layout()
-		for _, name := range names {
-			if name == server.Name && err != nil {
-				layout = nil // its first pass: the filesystems are not known yet
-			}
-		}
-		if layout == nil {
-			continue
-		}
-		for _, part := range layout.Partitions {
-			if part.MountPoint == "" {
-				continue
-			}
-			if err := r.index.Attach(treeName(server.Name, part.MountPoint), indexDir(rep, part.MountPoint)); err != nil {
+		if layout, err := rep.Layout(); err == nil { // else its first pass is still to come
+			if err := r.attach(rep, layout); err != nil {
 				return nil, err
 			}
 		}
@@ -60,6 +48,19 @@ func (r *run) openSeeds(ctx context.Context, names []dr.ServerName) (*seeds, err
 		}
 	}
 	return s, nil
+}
+
+// attach makes the indexes of a replica's filesystems part of the run's.
+func (r *run) attach(rep *replica.Replica, l *replica.Layout) error {
+	for _, part := range l.Partitions {
+		if part.MountPoint == "" {
+			continue
+		}
+		if err := r.index.Attach(treeName(rep.Name(), part.MountPoint), indexDir(rep, part.MountPoint)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *seeds) close() error {

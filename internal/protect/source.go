@@ -127,7 +127,9 @@ func (s *source) patterns(more []string) []string {
 			out = append(out, p)
 		}
 	}
-	out = append(out, path.Dir(s.client.AgentPath())+"/**")
+	if own := path.Dir(s.client.AgentPath()) + "/**"; !slices.Contains(out, own) {
+		out = append(out, own)
+	}
 	for _, sw := range s.facts.Swaps {
 		if sw.File {
 			out = append(out, sw.Path)

@@ -151,7 +151,6 @@ func (v *verification) open(ctx context.Context, src *source) error {
 }
 
 func (v *verification) filesystem(ctx context.Context, src *source, rep *replica.Replica, m *replica.Mounted, mountPoint string, since time.Time, ours []added) (err error) {
-	v.meter.phase("comparing " + mountPoint)
 	dir := m.Root(mountPoint)
 	if dir == "" {
 		return fmt.Errorf("replica of %s has no filesystem %s: it is new at the source; run leeward replicate", v.server.Name, mountPoint)
@@ -166,7 +165,7 @@ func (v *verification) filesystem(ctx context.Context, src *source, rep *replica
 		return err
 	}
 	defer func() { err = errors.Join(err, cat.Close()) }()
-	shown := v.meter.filesystem(mountPoint)
+	shown := v.meter.filesystem("comparing", mountPoint)
 	c := &tree.Comparison{Conn: src.client.Conn(), Filesystem: mountPoint, Root: root, Catalog: cat, Excludes: src.exclude[mountPoint], Since: since,
 		Progress: func(entries, bytes int64) { shown.Examined.Store(entries); shown.Settled.Store(bytes) }}
 	res, err := c.Run(ctx)

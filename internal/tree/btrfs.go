@@ -18,8 +18,6 @@ const (
 	btrfsIocSnapCreateV2 = 0x50009417 // BTRFS_IOC_SNAP_CREATE_V2
 	btrfsIocTreeSearch   = 0xd0009411 // BTRFS_IOC_TREE_SEARCH
 	btrfsIocInoLookup    = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
-	btrfsIocGetFlags     = 0x80089419
-	btrfsIocSetFlags     = 0x4008941a
 	btrfsSubvolReadOnly  = 1 << 1
 	btrfsRootTree        = 1
 	btrfsTopSubvolume    = 5
@@ -96,12 +94,6 @@ func btrfsSnapshot(source, dir, name string) error {
 			return ioctlPtr(dst, btrfsIocSnapCreateV2, unsafe.Pointer(&a))
 		})
 	})
-}
-
-// btrfsReadOnly reports whether the subvolume open as fd is read-only.
-func btrfsReadOnly(fd int) bool {
-	var flags uint64
-	return ioctlPtr(fd, btrfsIocGetFlags, unsafe.Pointer(&flags)) == nil && flags&btrfsSubvolReadOnly != 0
 }
 
 // btrfsSubvolumes returns the paths of all subvolumes below top, parents first.

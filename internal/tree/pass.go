@@ -209,18 +209,35 @@ func (p *Pass) sync() error { return unix.Syncfs(p.Root) }
 func (p *Pass) finish() error {
 	touched, err := p.trash.empty()
 	for _, path := range touched {
-		if m := p.finalMeta(path); m != nil {
-			err = errors.Join(err, p.applySelf(path, m))
-		}
+		err = errors.Join(err, p.mend(path))
 	}
 	return errors.Join(err, p.Catalog.commit(p.sync))
 }
 
-// finalMeta returns what is known of a directory's own state.
-func (p *Pass) finalMeta(path string) *agentpb.Meta {
+// mend gives a directory that held a stage its own times again: those this pass
+// has seen, or those the catalog has.
+func (p *Pass) mend(path string) error {
 	p.settled.Lock()
-	defer p.settled.Unlock()
-	return p.settled.metas[keyOf(path)]
+	m := p.settled.metas[keyOf(path)]
+	p.settled.Unlock()
+	if m != nil {
+		return p.applySelf(path, m)
+	}
+	dir, name := split(path)
+	rows, err := p.Catalog.between(keyOf(dir), []byte(name), append([]byte(name), 0), name == "")
+	if err != nil {
+		return err
+	}
+	row, ok := rows[name]
+	if !ok {
+		return nil // not carried yet
+	}
+	fd, err := p.dirs.get(path)
+	if err != nil {
+		return fmt.Errorf("open directory %q of the replica: %w", path, err)
+	}
+	defer p.dirs.put(path)
+	return setTimes(fd, "", &agentpb.Meta{MtimeSec: row.mtimeSec, MtimeNsec: row.mtimeNsec})
 }
 
 // noteMeta records a directory's own state and returns the newest known.

@@ -26,14 +26,13 @@ const maxPending = 16 << 10
 // all its entries are settled; only then is its last page stored, so that a cut
 // before cannot leave the directory looking finished.
 type dirJob struct {
-	path     string
-	key      dirKey
-	self     *agentpb.Meta
-	names    []string // in the replica, sorted
-	sub      uint64
-	waiting  int // pages not settled, plus one until the last message is in
-	held     *pageJob
-	received bool
+	path    string
+	key     dirKey
+	self    *agentpb.Meta
+	names   []string // in the replica, sorted
+	sub     uint64
+	waiting int // pages not settled, plus one until the last message is in
+	held    *pageJob
 }
 
 // pageJob is one changed page.

@@ -25,11 +25,45 @@ type trash struct {
 
 func newTrash(root int, btrfs bool) (*trash, error) {
 	t := &trash{root: root, btrfs: btrfs, moved: map[string]string{}, used: map[string]bool{}}
-	// What a killed pass left.
-	if err := removeTree(root, stage); err != nil {
-		return nil, fmt.Errorf("empty %s: %w", stage, err)
+	bases := []string{""}
+	if btrfs {
+		subs, err := btrfsSubvolumes(fmt.Sprintf("/proc/self/fd/%d", root))
+		if err != nil {
+			return nil, fmt.Errorf("list subvolumes of the replica: %w", err)
+		}
+		bases = append(bases, subs...)
+	}
+	for _, base := range bases { // what a killed pass left
+		if err := t.clean(base); err != nil {
+			return nil, fmt.Errorf("empty %s: %w", join(base, stage), err)
+		}
 	}
 	return t, nil
+}
+
+// clean removes the stage of an earlier pass from base, and counts base as used if
+// there was one: its times have suffered.
+func (t *trash) clean(base string) error {
+	fd, err := openDir(t.root, base)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if lstat(fd, stage, &st) == unix.ENOENT {
+		return nil
+	}
+	if err := removeTree(fd, stage); err != nil {
+		return err
+	}
+	if err := unlocked(fd, "", func() error { return unix.Mkdirat(fd, stage, 0o700) }); err != nil {
+		return err
+	}
+	t.used[base] = true
+	return nil
 }
 
 // take moves the entry name of the directory at path, open as dir, out of the way.
@@ -75,9 +109,6 @@ func (t *trash) stageIn(base string) (int, error) {
 	}
 	defer unix.Close(b)
 	if !t.used[base] {
-		if err := removeTree(b, stage); err != nil {
-			return -1, err
-		}
 		if err := unlocked(b, "", func() error { return unix.Mkdirat(b, stage, 0o700) }); err != nil {
 			return -1, err
 		}

@@ -210,12 +210,11 @@ func (c *Comparison) changedSince(s *agentpb.EntryDigest, known map[string]known
 		return !time.Unix(s.Meta.CtimeSec, int64(s.Meta.CtimeNsec)).Before(c.Since)
 	}
 	e := entryOfMeta(name, s.Meta)
-	return k.ctimeSec != e.ctimeSec || k.ctimeNsec != e.ctimeNsec || k.inode != e.inode
+	return k.entry != e
 }
 
-// dirChanged reports whether entries of the directory can have gone since the
-// pass: one that did not change loses none. The directory's own entry is with its
-// parent, so the newest of its entries must do where there is no better witness.
+// dirChanged reports whether an entry that the replica has and the source has not
+// can be one that went after the pass.
 func (c *Comparison) dirChanged(source map[string]*agentpb.EntryDigest, known map[string]known) bool {
 	for name := range known {
 		if source[name] == nil {

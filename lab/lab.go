@@ -306,15 +306,15 @@ func (l *Lab) RunIO(ctx context.Context, name string, in io.Reader, out io.Write
 // LinkBytes counts what has crossed the link in each direction since the lab
 // was raised, Ethernet headers included.
 func (l *Lab) LinkBytes(ctx context.Context) (toDallas, toMiami int64, err error) {
-	st, err := wanStats(ctx)
+	st, err := readLink(ctx, miami, wanMiami)
 	return st.Stats.TX.Bytes, st.Stats.RX.Bytes, err
 }
 
 // Cut takes the link between the sites down; what is under way stalls.
 func (l *Lab) Cut(ctx context.Context) error { return ip(ctx, miami, "link set "+wanMiami+" down") }
 
-// Heal brings the link back.
-func (l *Lab) Heal(ctx context.Context) error { return ip(ctx, miami, "link set "+wanMiami+" up") }
+// Heal brings the link back and returns when it carries.
+func (l *Lab) Heal(ctx context.Context) error { return healLink(ctx) }
 
 // SetRate changes the link's rate, in the form of Options.Rate.
 func (l *Lab) SetRate(ctx context.Context, rate string) error {
@@ -403,7 +403,7 @@ type Status struct {
 // Status observes the lab.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	st := Status{Dir: l.place.dir, Ready: l.place.Ready, Rate: l.place.Rate, Link: "absent"}
-	if wan, err := wanStats(ctx); err == nil {
+	if wan, err := readLink(ctx, miami, wanMiami); err == nil {
 		st.Link = "cut"
 		if slices.Contains(wan.Flags, "UP") {
 			st.Link = "up"

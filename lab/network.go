@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -147,6 +148,7 @@ func plugGuest(ctx context.Context, s Spec) (string, error) {
 type linkStats struct {
 	Name  string   `json:"ifname"`
 	Flags []string `json:"flags"`
+	State string   `json:"operstate"`
 	Stats struct {
 		RX struct {
 			Bytes int64 `json:"bytes"`
@@ -157,16 +159,46 @@ type linkStats struct {
 	} `json:"stats64"`
 }
 
-func wanStats(ctx context.Context) (linkStats, error) {
-	out, err := run(ctx, "ip", "-n", miami, "-j", "-s", "link", "show", "dev", wanMiami)
+// readLink observes an interface.
+func readLink(ctx context.Context, netns, dev string) (linkStats, error) {
+	out, err := run(ctx, "ip", "-n", netns, "-j", "-s", "link", "show", "dev", dev)
 	if err != nil {
 		return linkStats{}, err
 	}
 	var list []linkStats
-	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
-		return linkStats{}, fmt.Errorf("read link counters: unexpected output of ip: %w", err)
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return linkStats{}, fmt.Errorf("read state of link %s: %w", dev, err)
+	}
+	if len(list) != 1 {
+		return linkStats{}, fmt.Errorf("read state of link %s: there are %d of them", dev, len(list))
 	}
 	return list[0], nil
+}
+
+// healLink brings the link up and returns when both ends carry again: the kernel
+// takes up to a second to notice, and remembers neighbours it did not reach.
+func healLink(ctx context.Context) error {
+	if err := ip(ctx, miami, "link set "+wanMiami+" up"); err != nil {
+		return err
+	}
+	ends := map[string]string{miami: wanMiami, dallas: wanDallas}
+	err := waitFor(ctx, 10*time.Second, "the link to carry", func() bool {
+		for ns, dev := range ends {
+			if l, err := readLink(ctx, ns, dev); err != nil || l.State != "UP" {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for ns, dev := range ends {
+		if err := ip(ctx, ns, "neigh flush dev "+dev); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // netnsNames lists the lab's network namespaces.

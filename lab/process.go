@@ -16,9 +16,14 @@ import (
 )
 
 // run executes a command and returns its standard output. The error holds what
-// it said on standard error.
+// it said on standard error. The command ends with the caller, also when that
+// is killed.
 func run(ctx context.Context, name string, args ...string) (string, error) {
+	// The parent-death signal goes out when the forking thread ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, errb bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errb
 	if err := cmd.Run(); err != nil {
@@ -43,27 +48,22 @@ func commandError(name string, args []string, err error, stderr string) error {
 // that its mounts and all its processes end with it, and ends it with the
 // caller, also when that is killed.
 func runContained(ctx context.Context, script string, log io.Writer, args ...string) error {
-	done := make(chan error, 1)
-	go func() {
-		// The parent-death signal goes out when the forking thread ends.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		cmd := exec.CommandContext(ctx, "/bin/bash", append([]string{script}, args...)...)
-		var errb bytes.Buffer
-		cmd.Stdout = log
-		cmd.Stderr = io.MultiWriter(log, &errb)
-		cmd.Env = append(os.Environ(), "LC_ALL=C")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
-			Pdeathsig:  syscall.SIGKILL,
-		}
-		if err := cmd.Run(); err != nil {
-			done <- commandError(script, args, err, errb.String())
-			return
-		}
-		done <- nil
-	}()
-	return <-done
+	// The parent-death signal goes out when the forking thread ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "/bin/bash", append([]string{script}, args...)...)
+	var errb bytes.Buffer
+	cmd.Stdout = log
+	cmd.Stderr = io.MultiWriter(log, &errb)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if err := cmd.Run(); err != nil {
+		return commandError(script, args, err, errb.String())
+	}
+	return nil
 }
 
 // process names a running process beyond doubt: a pid alone may have been

@@ -216,3 +216,29 @@ func TestFATHoldsTheTree(t *testing.T) {
 		}
 	}
 }
+
+func TestAddLoader(t *testing.T) {
+	core := filepath.Join(t.TempDir(), "core")
+	os.WriteFile(core, []byte("loader"), 0o600)
+	for name, mountPoint := range map[string]string{"mounted": "/boot/efi", "of our own": ""} {
+		g, dirs := testImage(t, rootPartition)
+		esp := t.TempDir()
+		os.MkdirAll(filepath.Join(esp, "efi/Boot"), 0o755)
+		os.WriteFile(filepath.Join(esp, "efi/Boot/bootx64.efi"), []byte("the source's"), 0o644)
+		root, err := os.OpenRoot(esp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		j := &job{img: g, report: &Report{}}
+		if err := j.addLoader(&Filesystem{Partition{Kind: KindESP, MountPoint: mountPoint, Tree: esp}, root}, core); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := os.ReadFile(filepath.Join(esp, "efi/Boot/bootx64.efi")); string(b) != "loader" {
+			t.Errorf("%s: the loader is %q", name, b)
+		}
+		if left, _ := os.ReadDir(dirs["/"]); len(left) > 0 {
+			t.Errorf("%s: wrote to the root filesystem: %v", name, left)
+		}
+	}
+}

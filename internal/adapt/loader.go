@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -229,36 +230,41 @@ func fixUEFI(j *job) error {
 	return nil
 }
 
-// addLoader puts the loader into the source's own EFI system partition, in place
-// of a fallback loader that would look for the source's disk.
+// addLoader puts the loader into an EFI system partition that has a tree, in place
+// of a fallback loader that would look for the source's disk. The guest may not
+// mount that partition at all, so its own paths do not lead there.
 func (j *job) addLoader(esp *Filesystem, core string) error {
 	f, err := os.Open(core)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	file := path.Join(esp.MountPoint, existingCase(j.img, esp.MountPoint, fallbackLoader))
-	if err := j.img.write(file, f, 0o644); err != nil {
+	file := existingCase(esp.Root, fallbackLoader)
+	if err := esp.Root.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	j.did(file, "GRUB for UEFI", "boot entries do not travel")
+	if err := j.img.create(esp, file, f, 0o644); err != nil {
+		return err
+	}
+	j.did(path.Join(esp.MountPoint, file), "GRUB for UEFI", "boot entries do not travel")
 	return nil
 }
 
 // existingCase spells rel as the tree does already: vfat knows no case, and two
 // spellings of one name would collide.
-func existingCase(g *Image, dir, rel string) string {
-	var out []string
+func existingCase(root *os.Root, rel string) string {
+	at := "."
 	for _, want := range strings.Split(rel, "/") {
-		for _, name := range g.List(path.Join(dir, path.Join(out...))) {
-			if strings.EqualFold(name, want) {
-				want = name
+		entries, _ := fs.ReadDir(root.FS(), at) // what is not there has no spelling yet
+		for _, e := range entries {
+			if strings.EqualFold(e.Name(), want) {
+				want = e.Name()
 				break
 			}
 		}
-		out = append(out, want)
+		at = path.Join(at, want)
 	}
-	return path.Join(out...)
+	return at
 }
 
 // runTool runs a program of this host on files of ours.

@@ -103,6 +103,9 @@ func TestBootMatrix(t *testing.T) {
 // init, and one without any kernel.
 func TestBootTwoAtOnceOneBroken(t *testing.T) {
 	good := server(t, "good", machine{suite: "trixie", fs: "ext4"})
+	// Firmware of the other kind, by an EFI system partition that the source never had.
+	good.Facts.Uefi = true
+	good.Partitions[1].Tree = t.TempDir()
 	broken := server(t, "broken", machine{suite: "bookworm", fs: "ext4", spoil: func(t *testing.T, root string) {
 		for _, f := range []string{"lib/systemd/systemd", "sbin/init", "etc/init", "bin/init"} {
 			os.Remove(filepath.Join(root, f))

@@ -270,6 +270,8 @@ func configure(t *testing.T, root string, s *Subject, m machine) {
 	}
 }
 
+var probeFile string // set once built, for TestMain to remove
+
 var probe = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(os.TempDir(), fmt.Sprintf("leeward-probe-%d", os.Getpid()))
 	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", file, "./testdata/probe")
@@ -278,6 +280,7 @@ var probe = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build probe: %w: %s", err, out)
 	}
+	probeFile = file
 	return file, nil
 })
 
@@ -294,8 +297,8 @@ func TestMain(m *testing.M) {
 		os.Exit(drillAsChild(spec))
 	}
 	code := m.Run()
-	if file, err := probe(); err == nil {
-		os.Remove(file)
+	if probeFile != "" {
+		os.Remove(probeFile)
 	}
 	os.Exit(code)
 }

@@ -130,11 +130,11 @@ func TestQMPGreeting(t *testing.T) {
 	if _, err := NewQMP(context.Background(), ours); err == nil {
 		t.Fatal("a peer that is no monitor was accepted")
 	}
-	ours, theirs = net.Pipe()
-	defer theirs.Close()
+	quiet, silent := net.Pipe()
+	defer silent.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	if _, err := NewQMP(ctx, ours); err == nil {
+	if _, err := NewQMP(ctx, quiet); err == nil {
 		t.Fatal("a silent peer was accepted")
 	}
 }

@@ -18,7 +18,7 @@ func fixCloudInit(j *job) error {
 			return err
 		}
 	}
-	if !j.facts.GetSystemd() {
+	if !j.systemd() {
 		return nil
 	}
 	for _, unit := range cloudAgents {

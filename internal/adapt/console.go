@@ -17,7 +17,7 @@ var inittabTTY = regexp.MustCompile(`(?m)^[^#\n]*\bttyS0\b`)
 // port: systemd does so by itself for a console named to the kernel, unless it
 // was told not to; older inits need a line.
 func fixConsole(j *job) error {
-	if j.facts.GetSystemd() {
+	if j.systemd() {
 		if err := j.unmaskGetty(); err != nil {
 			return err
 		}

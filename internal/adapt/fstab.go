@@ -244,7 +244,7 @@ func (j *job) fstabAbsent(line string, spans [][2]int, e *fstabEntry) (out, what
 	switch {
 	case slices.Contains(e.options, "noauto"), slices.Contains(e.options, "nofail") && slices.Contains(e.options, deviceTimeout):
 		return line, "", ""
-	case !j.facts.GetSystemd():
+	case !j.systemd():
 		return comment(line), "commented out " + e.file, why
 	}
 	return addOptions(line, spans, e, "nofail", deviceTimeout), e.file + " may be absent", why

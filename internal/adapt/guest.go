@@ -372,3 +372,9 @@ func (g *Image) loaderPath(p string) (*Filesystem, string, error) {
 	}
 	return fsys, "/" + strings.TrimPrefix(rel, "./"), nil
 }
+
+// systemd reports whether the guest boots with systemd. The image decides: a source
+// that runs without it, in a container say, may still start with it as a machine.
+func (j *job) systemd() bool {
+	return j.facts.GetSystemd() || j.img.Exists("/lib/systemd/systemd") || j.img.Exists("/usr/lib/systemd/systemd")
+}

@@ -34,12 +34,12 @@ var (
 // fixNetworkNames keeps each card's name, which addresses, firewalls and
 // everything else refer to: the hardware around it is another, its MAC is not.
 func fixNetworkNames(j *job) error {
-	if j.img.Exists(persistentRules) || !j.facts.GetSystemd() {
+	if j.img.Exists(persistentRules) || !j.systemd() {
 		if err := j.rewritePersistentRules(); err != nil {
 			return err
 		}
 	}
-	if !j.facts.GetSystemd() {
+	if !j.systemd() {
 		return nil
 	}
 	for _, c := range Cards(j.facts) {
@@ -139,7 +139,7 @@ func addressOf(f *agentpb.Facts, name string) string {
 
 // fixWaitOnline bounds how long a boot waits for cards or leases that do not come.
 func fixWaitOnline(j *job) error {
-	if !j.facts.GetSystemd() {
+	if !j.systemd() {
 		return nil
 	}
 	why := "a card or a lease that does not come must not hold the boot up"

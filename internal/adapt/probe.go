@@ -17,7 +17,7 @@ func fixProbe(j *job) error {
 	if j.opts.Probe == "" || j.opts.Persistent {
 		return nil
 	}
-	if !j.facts.GetSystemd() {
+	if !j.systemd() {
 		return j.probeOpenRC()
 	}
 	if err := j.copyProbe(); err != nil {

@@ -51,7 +51,7 @@ var toleratedUnits = [...]string{
 
 func compareState(source, guest *agentpb.Facts) Check {
 	const name = "system running"
-	if !source.GetSystemd() {
+	if !guest.GetSystemd() {
 		return Check{name, dr.Done, "no systemd: the login prompt stands for it"}
 	}
 	switch guest.GetSystemState() {

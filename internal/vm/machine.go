@@ -27,8 +27,9 @@ type Machine struct {
 	process *os.Process
 	qmp     *QMP
 	console *Console
-	serial  net.Conn // the machine's end of the first serial port
-	report  net.Conn // and of the second
+	serial  net.Conn   // the machine's end of the first serial port
+	report  net.Conn   // and of the second
+	wires   []net.Conn // and of each card's wire
 	log     *os.File
 	files   []string // to remove with the machine
 	readers sync.WaitGroup
@@ -79,18 +80,21 @@ func (m *Machine) start(ctx context.Context) error {
 		}
 		m.files = append(m.files, vars)
 	}
-	ours, theirs, err := socketPairs(3)
+	ours, theirs, err := socketPairs(fdNIC - fdMonitor + len(m.spec.NICs))
 	if err != nil {
 		close(m.exited)
 		return err
 	}
-	m.serial, m.report = ours[1], ours[2]
+	m.serial, m.report, m.wires = ours[1], ours[2], ours[3:]
 	err = m.launch(m.spec.args(code, vars), theirs)
 	closeAll(theirs) // so that our ends notice when QEMU ends
 	if err != nil {
 		closeAll(ours)
 		close(m.exited)
 		return err
+	}
+	for _, w := range m.wires {
+		m.readers.Go(func() { io.Copy(io.Discard, w) })
 	}
 	if err := m.openConsole(); err != nil {
 		ours[0].Close()
@@ -197,7 +201,7 @@ func (m *Machine) close() error {
 	}
 	m.readers.Wait() // QEMU's end is closed: what it wrote has been read
 	var errs []error
-	for _, c := range []net.Conn{m.serial, m.report} {
+	for _, c := range append([]net.Conn{m.serial, m.report}, m.wires...) {
 		if c != nil {
 			c.Close()
 		}

@@ -138,6 +138,7 @@ const (
 	fdMonitor = 3 + iota
 	fdConsole
 	fdReport
+	fdNIC // and as many more as there are cards
 )
 
 // args returns QEMU's command line for a completed spec. vars is the machine's
@@ -164,8 +165,9 @@ func (s Spec) args(code, vars string) []string {
 		a = append(a, "-drive", s.driveArg(), "-device", "virtio-blk-pci,drive=disk0,bootindex=0")
 	}
 	for i, n := range s.NICs {
-		// A hub of its own per card, and nothing else on it.
-		a = append(a, "-netdev", fmt.Sprintf("hubport,id=net%d,hubid=%d", i, i),
+		// A wire of its own per card, whose other end swallows everything: with no
+		// other end at all the card's queue would stall, and the guest with it.
+		a = append(a, "-netdev", fmt.Sprintf("socket,id=net%d,fd=%d", i, fdNIC+i),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,mac=%s,romfile=", i, n.MAC))
 	}
 	if s.Kernel != "" {

@@ -55,13 +55,20 @@ func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Cl
 	if err != nil {
 		return nil, err
 	}
-	l := &agentpb.Limits{WireBytesPerSecond: uint64(s.Limits.Bandwidth), DiskBytesPerSecond: uint64(s.Limits.Disk),
-		Nice: int32(s.Limits.Nice), Cores: s.Limits.Cores}
-	if err := client.Conn().Call(ctx, "limits", l, &agentpb.Empty{}); err != nil {
-		err = client.Explain(err)
+	if err := limit(ctx, client, s.Limits, 1); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
 	return client, nil
+}
+
+// limit holds one of n connections to its share of the server's limits.
+func limit(ctx context.Context, c *remote.Client, l config.Limits, n int) error {
+	share := &agentpb.Limits{WireBytesPerSecond: uint64(l.Bandwidth) / uint64(n), DiskBytesPerSecond: uint64(l.Disk) / uint64(n),
+		Nice: int32(l.Nice), Cores: l.Cores / float64(n)}
+	if err := c.Conn().Call(ctx, "limits", share, &agentpb.Empty{}); err != nil {
+		return c.Explain(err)
+	}
+	return nil
 }
 
 func (s *source) call(ctx context.Context, method string, req, resp proto.Message) error {
@@ -115,6 +122,13 @@ func (s *source) widen(ctx context.Context, bin *remote.Binary) error {
 			return err
 		}
 		s.further = append(s.further, c)
+	}
+	if n > 1 {
+		for _, c := range append(slices.Clone(s.further), s.client) {
+			if err := limit(ctx, c, s.server.Limits, n); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

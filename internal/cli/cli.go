@@ -45,6 +45,7 @@ func commands() []command {
 		{"points", "[NAME…]", "list recovery points", false, runPoints},
 		{"verify", "[NAME…]", "compare source and replica, whole", false, runVerify},
 		{"drill", "[NAME…]", "boot recovery points in isolation and prove them", false, runDrill},
+		{"clean", "[NAME…]", "remove the agent from the sources, without trace", false, runClean},
 		{"lab", "up|down|status|…", "the Miami of the story on this machine", false, runLab},
 		{"version", "", "say what this is", false, runVersion},
 		{"help", "[COMMAND]", "explain a command", false, runHelp},

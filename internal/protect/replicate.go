@@ -82,6 +82,7 @@ type serverPass struct {
 	started time.Time
 	replica *replica.Replica
 	mounted *replica.Mounted
+	first   bool // the replica is new
 	result  ServerRun
 	states  map[string]*replica.FilesystemState
 
@@ -166,7 +167,7 @@ func (p *serverPass) attempt(ctx context.Context) (*source, error) {
 	if err := p.prepare(ctx, src); err != nil {
 		return src, err
 	}
-	if err := src.widen(ctx, p.bin); err != nil {
+	if err := src.widen(ctx, p.bin, p.first); err != nil {
 		return src, err
 	}
 	return src, src.client.Explain(p.carry(ctx, src))
@@ -193,6 +194,7 @@ func (p *serverPass) prepare(ctx context.Context, src *source) error {
 		return err
 	}
 	p.result.Warnings = append(p.result.Warnings, change.Notes...)
+	p.first = change.Created
 	if p.mounted, err = p.replica.Mount(ctx); err != nil || change.Empty() {
 		return err
 	}

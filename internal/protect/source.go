@@ -49,9 +49,7 @@ func reach(ctx context.Context, s *config.Server, bin *remote.Binary) (_ *source
 }
 
 func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Client, error) {
-	t := remote.Target{Name: s.Name, Host: s.Host, User: s.SSH.User, Port: s.SSH.Port, SSHConfig: s.SSH.Config,
-		ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}
-	client, err := remote.Dial(ctx, t, remote.Options{Binary: bin, Self: agent.Self()})
+	client, err := remote.Dial(ctx, targetOf(s), remote.Options{Binary: bin, Self: agent.Self()})
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +57,11 @@ func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Cl
 		return nil, errors.Join(err, client.Close())
 	}
 	return client, nil
+}
+
+func targetOf(s *config.Server) remote.Target {
+	return remote.Target{Name: s.Name, Host: s.Host, User: s.SSH.User, Port: s.SSH.Port, SSHConfig: s.SSH.Config,
+		ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}
 }
 
 // limit holds one of n connections to its share of the server's limits.
@@ -102,19 +105,26 @@ func (s *source) conns() []*pipe.Conn {
 	return out
 }
 
-// assumedRate is what a link is taken to carry where nobody has said, in bytes per
-// second: one ssh connection should not be what holds a gigabit link back.
-const assumedRate = 125 << 20
+const (
+	// assumedRate is what a link between two sites is taken to carry where nobody
+	// has said, in bytes per second: one ssh connection carries that over up to
+	// 60 ms.
+	assumedRate = 32 << 20
+	// maxAutoStreams bounds the connections nobody has asked for: each costs the
+	// source a process, and a slow source answers late for want of processor.
+	maxAutoStreams = 3
+)
 
-// widen opens further connections where one cannot fill the link.
-func (s *source) widen(ctx context.Context, bin *remote.Binary) error {
+// widen opens further connections where one cannot fill the link and there is much
+// to carry.
+func (s *source) widen(ctx context.Context, bin *remote.Binary, first bool) error {
 	n := s.server.SSH.Streams
-	if n == 0 {
+	if n == 0 && first {
 		rate := int64(s.server.Limits.Bandwidth)
 		if rate == 0 {
 			rate = assumedRate
 		}
-		n = remote.StreamsFor(s.client.RTT(), rate)
+		n = min(remote.StreamsFor(s.client.RTT(), rate), maxAutoStreams)
 	}
 	for len(s.further)+1 < n {
 		c, err := dial(ctx, s.server, bin)

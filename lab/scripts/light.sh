@@ -23,6 +23,8 @@ while read -r mp type offset size uuid subvol image; do
         if [ -n "${btrfs_dev:-}" ]; then opts=defaults; image=$btrfs_dev; fi
         opts=$opts,subvol=$subvol
     fi
+    # Another lab on this machine may have the same disk mounted.
+    if [ "$type" = xfs ]; then opts=$opts,nouuid; fi
     mkdir -p "$root$mp"
     mount -t "$type" -o "$opts" "$image" "$root$mp"
     dev=$(findmnt -no SOURCE --target "$root$mp" | sed 's/\[.*//')

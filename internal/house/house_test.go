@@ -28,6 +28,7 @@ const (
 // docs/design.md, "The house".
 var order = []string{
 	"bench/servers",
+	"lab/e2e",
 	"cmd/leeward",
 	"internal/cli",
 	"lab",

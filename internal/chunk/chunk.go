@@ -4,6 +4,7 @@
 package chunk
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"math/bits"
 
@@ -144,16 +145,6 @@ func (h *Hasher) Write(b []byte) (int, error) {
 	return total, nil
 }
 
-// WriteBlock adds one whole block whose digest is known. It must only be called
-// at a multiple of Block; otherwise it reports false and adds nothing.
-func (h *Hasher) WriteBlock(d Digest) bool {
-	if len(h.buf) > 0 {
-		return false
-	}
-	h.block(d)
-	return true
-}
-
 // Zeros adds n zero bytes.
 func (h *Hasher) Zeros(n int64) {
 	if len(h.buf) > 0 && n > 0 {
@@ -183,5 +174,45 @@ func (h *Hasher) Sum() Digest {
 	}
 	var d Digest
 	h.sums.Sum(d[:0])
+	return d
+}
+
+// ListHasher computes the digest that a catalog keeps of a file's content, from
+// the chunks it was cut into: for one chunk its own digest, for an empty file that
+// of nothing, else the BLAKE3 of the digest and length of each chunk and hole in
+// order, a hole's digest being zero. The zero value is ready.
+type ListHasher struct {
+	n     int
+	first Digest
+	list  *blake3.Hasher
+}
+
+// Chunk adds a chunk of n bytes.
+func (h *ListHasher) Chunk(d Digest, n int) { h.add(d, int64(n)) }
+
+// Hole adds a hole of n bytes.
+func (h *ListHasher) Hole(n int64) { h.add(Digest{}, n) }
+
+func (h *ListHasher) add(d Digest, n int64) {
+	if h.n == 0 {
+		h.first = d
+		h.list = blake3.New()
+	}
+	h.n++
+	var b [40]byte
+	copy(b[:], d[:])
+	binary.LittleEndian.PutUint64(b[32:], uint64(n))
+	h.list.Write(b[:])
+}
+
+// Sum returns the digest of what was added.
+func (h *ListHasher) Sum() (d Digest) {
+	switch {
+	case h.n == 0:
+		return Sum(nil)
+	case h.n == 1 && h.first != Digest{}:
+		return h.first
+	}
+	h.list.Sum(d[:0])
 	return d
 }

@@ -87,17 +87,6 @@ func TestHasherIsIndependentOfHowItIsFed(t *testing.T) {
 		if got := bits.Sum(); got != want {
 			t.Errorf("%d bytes fed in pieces: %v, want %v", n, got, want)
 		}
-		var blocks Hasher
-		rest := b
-		for ; len(rest) >= Block; rest = rest[Block:] {
-			if !blocks.WriteBlock(Sum(rest[:Block])) {
-				t.Fatal("block refused at a block boundary")
-			}
-		}
-		blocks.Write(rest)
-		if got := blocks.Sum(); got != want {
-			t.Errorf("%d bytes fed as blocks: %v, want %v", n, got, want)
-		}
 	}
 	for _, n := range []int{1, Block, 3*Block + 5} {
 		var a, b Hasher
@@ -108,6 +97,35 @@ func TestHasherIsIndependentOfHowItIsFed(t *testing.T) {
 		if a.Sum() != b.Sum() {
 			t.Errorf("%d zeros differ from a hole of that length", n)
 		}
+	}
+}
+
+func TestListHasher(t *testing.T) {
+	a, b := Sum([]byte("a")), Sum([]byte("b"))
+	sum := func(f func(h *ListHasher)) Digest {
+		var h ListHasher
+		f(&h)
+		return h.Sum()
+	}
+	if got := sum(func(h *ListHasher) { h.Chunk(a, 1) }); got != a {
+		t.Errorf("one chunk: %v, want its own digest", got)
+	}
+	if got := sum(func(*ListHasher) {}); got != Sum(nil) {
+		t.Errorf("nothing: %v", got)
+	}
+	seen := map[Digest]bool{}
+	for _, f := range []func(h *ListHasher){
+		func(h *ListHasher) { h.Chunk(a, 1); h.Chunk(b, 1) },
+		func(h *ListHasher) { h.Chunk(b, 1); h.Chunk(a, 1) },
+		func(h *ListHasher) { h.Chunk(a, 1); h.Hole(1); h.Chunk(b, 1) },
+		func(h *ListHasher) { h.Chunk(a, 1); h.Hole(2); h.Chunk(b, 1) },
+		func(h *ListHasher) { h.Hole(2) },
+	} {
+		d := sum(f)
+		if seen[d] {
+			t.Errorf("two lists have the digest %v", d)
+		}
+		seen[d] = true
 	}
 }
 

@@ -17,7 +17,7 @@ type contentReader struct {
 	params     chunk.Params
 	part       *agentpb.Part // the one being built
 	pos        int64         // everything before it is in a part
-	hash       chunk.Hasher
+	sum        chunk.ListHasher
 	short      bool  // the file ended before its size
 	ioErr      error // reading failed; the batch is still whole
 }
@@ -75,7 +75,7 @@ func (c *contentReader) hole(end int64) {
 	}
 	n := end - c.pos
 	c.part.Holes = append(c.part.Holes, &agentpb.Hole{Offset: uint64(c.pos), Length: uint64(n)})
-	c.hash.Zeros(n)
+	c.sum.Hole(n)
 	c.pos = end
 }
 
@@ -162,7 +162,9 @@ func (c *contentReader) cut(raw []byte, final bool) int {
 			}
 			n = chunk.Cut(rest, c.params)
 		}
-		c.hash.Write(rest[:n])
+		d := chunk.Sum(rest[:n])
+		c.sum.Chunk(d, n)
+		c.digests = append(c.digests, d[:]...)
 		c.cuts = append(c.cuts, rest[:n:n])
 		c.part.Chunks++
 		c.bytes += n
@@ -185,7 +187,7 @@ func (c *contentReader) next() error {
 
 // finish adds the last part.
 func (c *contentReader) finish(stable bool, after *unix.Stat_t) error {
-	sum := c.hash.Sum()
+	sum := c.sum.Sum()
 	o := &agentpb.Outcome{Digest: sum[:]}
 	if !stable {
 		o.Kind = agentpb.Outcome_CHANGED

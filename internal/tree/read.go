@@ -49,21 +49,22 @@ func (s *sender) reader(ctx context.Context) error {
 // fileReader builds batches out of files.
 type fileReader struct {
 	*sender
-	ctx   context.Context
-	dirs  dirCache
-	parts []*agentpb.Part
-	buf   []byte // where the next chunks of this batch will lie
-	cuts  [][]byte
-	bytes int // in cuts
+	ctx     context.Context
+	dirs    dirCache
+	parts   []*agentpb.Part
+	buf     []byte // where the next chunks of this batch will lie
+	cuts    [][]byte
+	digests []byte // 32 bytes of each cut
+	bytes   int    // in cuts
 }
 
 func (r *fileReader) flush() error {
 	if len(r.parts) == 0 {
 		return nil
 	}
-	offer := &agentpb.Offer{Parts: r.parts}
+	offer := &agentpb.Offer{Parts: r.parts, Digests: r.digests}
 	cuts := r.cuts
-	r.parts, r.cuts, r.buf, r.bytes = nil, nil, nil, 0
+	r.parts, r.cuts, r.digests, r.buf, r.bytes = nil, nil, nil, nil, 0
 	return r.offer(offer, cuts)
 }
 
@@ -178,7 +179,7 @@ type readerMark struct{ parts, cuts, bytes int }
 func (r *fileReader) mark() readerMark { return readerMark{len(r.parts), len(r.cuts), r.bytes} }
 
 func (r *fileReader) reset(m readerMark) {
-	r.parts, r.cuts, r.bytes = r.parts[:m.parts], r.cuts[:m.cuts], m.bytes
+	r.parts, r.cuts, r.digests, r.bytes = r.parts[:m.parts], r.cuts[:m.cuts], r.digests[:32*m.cuts], m.bytes
 }
 
 func (r *fileReader) failPart(m readerMark, c *contentReader, id uint64) error {

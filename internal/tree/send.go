@@ -287,7 +287,8 @@ func (s *sender) sendData(b *batch) error {
 	return err
 }
 
-// offer waits for room and sends what a reader has gathered.
+// offer waits for room and sends what a reader has gathered; the digests of the
+// chunks are filled in already.
 func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
 	b := &batch{offer: offer, chunks: chunks, bytes: batchCost}
 	for _, c := range chunks {
@@ -297,7 +298,7 @@ func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
 	for i := range b.pending {
 		b.pending[i] = true
 	}
-	describe(offer, chunks)
+	offer.Lengths = lengths(chunks)
 	s.mu.Lock()
 	for s.used > 0 && s.used+b.bytes > sendWindow && !s.dead {
 		s.room.Wait()
@@ -315,15 +316,12 @@ func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
 	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{offer}}, false)
 }
 
-// describe fills in what an offer says of its chunks.
-func describe(offer *agentpb.Offer, chunks [][]byte) {
-	offer.Digests = make([]byte, 0, 32*len(chunks))
-	offer.Lengths = make([]uint32, 0, len(chunks))
-	for _, c := range chunks {
-		d := chunk.Sum(c)
-		offer.Digests = append(offer.Digests, d[:]...)
-		offer.Lengths = append(offer.Lengths, uint32(len(c)))
+func lengths(chunks [][]byte) []uint32 {
+	out := make([]uint32, len(chunks))
+	for i, c := range chunks {
+		out[i] = uint32(len(c))
 	}
+	return out
 }
 
 // recut offers a batch of positional blocks again, cut by content: the target saw
@@ -342,7 +340,12 @@ func (s *sender) recut(b *batch) error {
 		p.Chunks = uint32(len(fresh))
 		chunks = append(chunks, fresh...)
 	}
-	describe(b.offer, chunks)
+	b.offer.Digests = make([]byte, 0, 32*len(chunks))
+	for _, c := range chunks {
+		d := chunk.Sum(c)
+		b.offer.Digests = append(b.offer.Digests, d[:]...)
+	}
+	b.offer.Lengths = lengths(chunks)
 	s.mu.Lock()
 	b.chunks = chunks
 	b.pending = make([]bool, len(chunks))

@@ -170,7 +170,7 @@ func (p *serverPass) attempt(ctx context.Context) (*source, error) {
 	if err := src.widen(ctx, p.bin, p.first); err != nil {
 		return src, err
 	}
-	return src, src.client.Explain(p.carry(ctx, src))
+	return src, src.explain(ctx, p.carry(ctx, src))
 }
 
 // prepare has the replica's disk ready and mounted.

@@ -74,6 +74,23 @@ func limit(ctx context.Context, c *remote.Client, l config.Limits, n int) error 
 	return nil
 }
 
+// explain turns an error of one of the connections into a sentence, and a lost
+// connection into a temporary error: nobody here closes one in the middle.
+func (s *source) explain(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	for _, c := range append([]*remote.Client{s.client}, s.further...) {
+		if told := c.Explain(err); errors.Is(told, dr.ErrTemporary) {
+			return told
+		}
+	}
+	if errors.Is(err, pipe.ErrClosed) {
+		return fmt.Errorf("%w: the connection to %s was lost: %w", dr.ErrTemporary, s.server.Name, err)
+	}
+	return err
+}
+
 func (s *source) call(ctx context.Context, method string, req, resp proto.Message) error {
 	if err := s.client.Conn().Call(ctx, method, req, resp); err != nil {
 		return s.client.Explain(err)

@@ -127,7 +127,7 @@ func (v *verification) compare(ctx context.Context) (err error) {
 	since := points[0].Manifest.Started.Add(src.client.ClockSkew())
 	for _, f := range src.facts.Filesystems {
 		if err := v.filesystem(ctx, src, rep, m, f.MountPoint, since, ours); err != nil {
-			return src.client.Explain(err)
+			return src.explain(ctx, err)
 		}
 	}
 	return nil

@@ -26,8 +26,8 @@ const (
 	// MaxMessage bounds one encoded message, compressed or not, in bytes. A frame
 	// that claims more ends the connection.
 	MaxMessage = 16 << 20
-	// Window is how many bytes of messages a peer may send on one stream ahead
-	// of the reader.
+	// Window is how many bytes of messages, with their headers, a peer may send on
+	// one stream ahead of the reader.
 	Window = 8 << 20
 	// MaxStreams bounds the calls a peer may have open at once.
 	MaxStreams = 256
@@ -154,7 +154,8 @@ func (c *Conn) Run(ctx context.Context) error {
 	c.shut(cause)
 	cancel()
 	c.wg.Wait()
-	c.dec.Close()
+	// The decoder is left to the garbage collector: a reader of a call may still
+	// be decoding, and closing it under DecodeAll panics.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ctx.Err() != nil {
@@ -345,11 +346,14 @@ func (c *Conn) Open(ctx context.Context, method string) (*Stream, error) {
 	s := newStream(c, id)
 	c.streams[id] = s
 	c.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() { s.Cancel(ctx.Err()) })
-	s.setCancel(func() { stop() })
 	if err := c.write(id, kindOpen, []byte(method)); err != nil {
+		c.forget(id)
 		return nil, err
 	}
+	// Not before: a cancel that overtakes the open would leave the peer's handler
+	// without anyone to end it.
+	stop := context.AfterFunc(ctx, func() { s.Cancel(ctx.Err()) })
+	s.setCancel(func() { stop() })
 	return s, nil
 }
 

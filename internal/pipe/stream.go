@@ -37,7 +37,7 @@ func newStream(c *Conn, id uint32) *Stream {
 
 func (s *Stream) setCancel(f func()) {
 	s.mu.Lock()
-	dead := s.err != nil
+	dead := s.err != nil || s.closed
 	s.cancelFn = f
 	s.mu.Unlock()
 	if dead {
@@ -77,10 +77,14 @@ func (s *Stream) send(m proto.Message, compress bool) error {
 		}
 		return io.EOF
 	}
-	s.credit -= int64(len(b)) // may go below zero: a message larger than the window must pass
+	s.credit -= cost(len(b)) // may go below zero: a message larger than the window must pass
 	s.mu.Unlock()
 	return s.conn.write(s.id, k, b)
 }
+
+// cost is what a message of n bytes takes of the window. The header counts, or
+// messages of no bytes could fill the reader's memory.
+func cost(n int) int64 { return int64(n) + headerSize }
 
 // Recv waits for the next message and decodes it into m. It returns io.EOF when
 // the peer has closed its side in order.
@@ -98,8 +102,7 @@ func (s *Stream) Recv(m proto.Message) error {
 	}
 	b := s.queue[0]
 	s.queue = s.queue[1:]
-	n := int64(len(b)) - 1
-	s.ungiven += n
+	s.ungiven += cost(len(b) - 1)
 	give := int64(0)
 	if s.ungiven >= Window/4 && !s.ended {
 		give, s.ungiven = s.ungiven, 0
@@ -165,14 +168,7 @@ func (s *Stream) Cancel(err error) {
 // dropped unread.
 func (s *Stream) finish() {
 	s.conn.forget(s.id)
-	s.mu.Lock()
-	dead := s.err != nil
-	f := s.cancelFn
-	s.mu.Unlock()
-	if f != nil {
-		f()
-	}
-	if !dead {
+	if s.fail(ErrClosed) { // whoever of the handler's still waits on the stream ends
 		s.conn.write(s.id, kindClose, nil) // if this fails the connection is over, and so is the call
 	}
 }
@@ -234,8 +230,8 @@ func (s *Stream) deliver(b []byte, zipped bool) error {
 	if s.err != nil || s.ended {
 		return nil
 	}
-	s.queued += int64(len(b))
-	if s.queued > Window+MaxMessage {
+	s.queued += cost(len(b))
+	if s.queued > Window+MaxMessage+headerSize {
 		return &ProtocolError{"more sent than the window allows"}
 	}
 	mark := byte(0)

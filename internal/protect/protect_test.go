@@ -1,0 +1,168 @@
+package protect
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/dr"
+)
+
+// sample is a host with a separate /var and a btrfs of two subvolumes.
+func sample() *agentpb.Facts {
+	return &agentpb.Facts{Filesystems: []*agentpb.Filesystem{
+		{MountPoint: "/", Type: "ext4", Mounts: []*agentpb.Mount{{MountPoint: "/", Root: "/"}}},
+		{MountPoint: "/var", Type: "xfs", Mounts: []*agentpb.Mount{{MountPoint: "/var", Root: "/"}, {MountPoint: "/srv/www", Root: "/www"}}},
+		{MountPoint: "/data", Type: "btrfs", Mounts: []*agentpb.Mount{{MountPoint: "/data", Root: "/@data"}, {MountPoint: "/data/home", Root: "/@home"}}},
+	}}
+}
+
+func TestRelative(t *testing.T) {
+	f := sample()
+	for _, c := range []struct{ mount, path, want string }{
+		{"/", "/etc/passwd", "etc/passwd"},
+		{"/var", "/var/lib/postgresql", "lib/postgresql"},
+		{"/var", "/srv/www/site", "www/site"},
+		{"/data", "/data/db", "@data/db"},
+		{"/data", "/data/home/x", "@home/x"},
+	} {
+		if got, ok := relative(f, c.mount, c.path); !ok || got != c.want {
+			t.Errorf("%s on %s: %q, %v; want %q", c.path, c.mount, got, ok, c.want)
+		}
+	}
+	if got, ok := relative(f, "/var", "/etc/passwd"); ok {
+		t.Errorf("/etc/passwd is said to be on /var, at %q", got)
+	}
+	for path, want := range map[string]string{"/etc/x": "/", "/var/lib/x": "/var", "/data/home/x": "/data", "/variable": "/"} {
+		if got := holder(f, path); got != want {
+			t.Errorf("%s is on %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestSystemPath(t *testing.T) {
+	src := &source{facts: sample()}
+	for _, c := range []struct{ mount, rel, want string }{
+		{"/var", "log/syslog", "/var/log/syslog"},
+		{"/data", "@home/x", "/data/home/x"},
+		{"/data", "@data/db", "/data/db"},
+		{"/data", "@homestead", "/data/@homestead"},
+	} {
+		if got := systemPath(src, c.mount, c.rel); got != c.want {
+			t.Errorf("%s on %s: %s, want %s", c.rel, c.mount, got, c.want)
+		}
+	}
+}
+
+func TestTreatment(t *testing.T) {
+	for _, c := range []struct {
+		db          *agentpb.Database
+		consistency dr.Consistency
+		backup      bool
+		exclude     string
+		says        string
+	}{
+		{&agentpb.Database{Engine: "postgres", DataDir: "/d"}, dr.Fuzzy, true, "", "backup mode"},
+		{&agentpb.Database{Engine: "postgres", DataDir: "/d"}, dr.Crash, false, "", "snapshot"},
+		{&agentpb.Database{Engine: "postgres", DataDir: "/d", Recovering: true}, dr.Fuzzy, false, "", "standby"},
+		{&agentpb.Database{Engine: "mariadb", DataDir: "/d/"}, dr.Fuzzy, false, "/d/**", "left out"},
+		{&agentpb.Database{Engine: "mariadb", DataDir: "/d"}, dr.Crash, false, "", "snapshot"},
+		{&agentpb.Database{Engine: "redis"}, dr.Fuzzy, false, "", "not found"},
+	} {
+		got := treat(c.db, c.consistency)
+		if got.backup != c.backup || strings.Join(got.exclude, " ") != c.exclude || !strings.Contains(got.plan.Decision, c.says) {
+			t.Errorf("%s on a %s filesystem: %+v", c.db.Engine, c.consistency, got)
+		}
+		if len(got.exclude) > 0 && got.plan.Advice == "" {
+			t.Errorf("%s is left out without a word on what to do", c.db.Engine)
+		}
+	}
+}
+
+func TestVolatilePatterns(t *testing.T) {
+	p, err := newPatterns(Volatile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{
+		"/var/log/syslog": true, "/var/log/a/b/c": true, "/var/logs": false, "/etc/adjtime": true,
+		"/etc/passwd": false, "/tmp/x/y": true, "/var/lib/mysql/ibdata1": false,
+	} {
+		if got := p.match(path); got != want {
+			t.Errorf("%s counts as volatile: %v, want %v", path, got, want)
+		}
+	}
+}
+
+func TestFileNamesDiffer(t *testing.T) {
+	seen := map[string]string{}
+	for _, m := range []string{"/", "/var", "/var/lib", "/var%2Flib", "/root", "/root%"} {
+		n := fileName(m)
+		if strings.Contains(n, "/") {
+			t.Errorf("%s becomes %s, which is no file name", m, n)
+		}
+		if old, dup := seen[n]; dup {
+			t.Errorf("%s and %s have the same file name %s", old, m, n)
+		}
+		seen[n] = m
+	}
+}
+
+func TestWeakest(t *testing.T) {
+	order := []dr.Consistency{dr.Fuzzy, dr.Crash, dr.Filesystem, dr.Application}
+	for i, a := range order {
+		for j, b := range order {
+			if weaker(a, b) != (i < j) {
+				t.Errorf("%s weaker than %s: %v", a, b, weaker(a, b))
+			}
+		}
+	}
+}
+
+func TestEstimateSharesTheLink(t *testing.T) {
+	r := &PlanResult{Bytes: 2_000_000_000, Measured: 10_000_000, Servers: []ServerPlan{{Reachable: true}, {Reachable: false}}}
+	r.estimate()
+	if r.ETA < 80*time.Second || r.ETA > 110*time.Second {
+		t.Errorf("2 GB at 10 MB/s in %v", r.ETA)
+	}
+	if r.Servers[0].ETA != r.ETA || r.Servers[1].ETA != 0 {
+		t.Errorf("servers: %v, %v", r.Servers[0].ETA, r.Servers[1].ETA)
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{"/plain/ü": "/plain/ü", "/new\nline": `"/new\nline"`, "/bad\xff": `"/bad\xff"`} {
+		if got := quote(in); got != want {
+			t.Errorf("%q shown as %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestCutTree(t *testing.T) {
+	s, m, ok := cutTree(treeName("web1", "/var/lib"))
+	if !ok || s != "web1" || m != "/var/lib" {
+		t.Errorf("%q %q %v", s, m, ok)
+	}
+	if _, _, ok := cutTree("seed of something"); ok {
+		t.Error("a seed's tree passes for a server's")
+	}
+}
+
+func TestMeterAddsUp(t *testing.T) {
+	var last Progress
+	m := &meter{}
+	m.begin(func(p Progress) { last = p }, "web1")
+	a, b := m.filesystem("copying", "/"), m.filesystem("copying", "/var")
+	a.Examined.Store(3)
+	b.Examined.Store(4)
+	b.Settled.Store(5)
+	b.Sent.Store(2)
+	m.end(nil)
+	if last.Examined != 7 || last.BytesDone != 5 || !last.Finished || last.Phase != "done" {
+		t.Errorf("progress %+v", last)
+	}
+	if tr := m.traffic(); tr.Sent != 2 || tr.Examined != 7 {
+		t.Errorf("traffic %+v", tr)
+	}
+}

@@ -83,9 +83,7 @@ func TestMariaDBRecovers(t *testing.T) {
 	m := w.clone(t, w.store(), w.points(t, w.store(), "db2")[0], false)
 	top := m.Root("/")
 	command(t, "", nil, "mount", "-o", "remount,bind,exec,dev,suid", top)
-	at := t.TempDir()
-	command(t, "", nil, "mount", "--bind", filepath.Join(top, "@"), at)
-	defer command(t, "", nil, "umount", at)
+	at := w.mountDir(t, "--bind", filepath.Join(top, "@"))
 	out := chrooted(t, at, `
 install -d -o mysql -g mysql /run/mysqld
 mariadbd --user=mysql --skip-networking --socket=/run/mysqld/mysqld.sock > /tmp/log 2>&1 &

@@ -227,15 +227,22 @@ func (w *world) replica(t *testing.T, store, server string) *replica.Replica {
 	return r
 }
 
-// clone mounts a throwaway clone of a point as it would be mounted at the server,
-// and returns the directory of each of its filesystems.
+// clone mounts a throwaway clone of a point until the test ends.
 func (w *world) clone(t *testing.T, store string, p *replica.Point, readOnly bool) *replica.Mounted {
+	t.Helper()
+	m, release := w.mount(t, store, p, readOnly)
+	t.Cleanup(release)
+	return m
+}
+
+// mount is clone, with what ends it.
+func (w *world) mount(t *testing.T, store string, p *replica.Point, readOnly bool) (*replica.Mounted, func()) {
 	t.Helper()
 	s, err := replica.Open(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := s.Scratch("e2e-" + strings.ToLower(string(p.ID[len(p.ID)-5:len(p.ID)-1])))
+	dir, err := s.Scratch("e2e-mount")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,12 +254,11 @@ func (w *world) clone(t *testing.T, store string, p *replica.Point, readOnly boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	return m, func() {
 		if err := errors.Join(m.Close(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
-	})
-	return m
+	}
 }
 
 // equal insists that verify finds nothing different.
@@ -291,7 +297,7 @@ func (w *world) proven(t *testing.T, config, name string) {
 // are no failure.
 func command(t *testing.T, dir string, codes []int, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	var out, errb bytes.Buffer

@@ -33,11 +33,14 @@ func background(name, command string) string {
 	return fmt.Sprintf("setsid %s > /dev/null 2>&1 < /dev/null & echo $! > /run/%s.pid", command, name)
 }
 
-// view is one filesystem of a server, whole, as this machine sees it: mounted once
-// more, by the device, so that nothing hides beneath the server's own mounts.
+// view is one filesystem of a server, or one subvolume, as this machine sees it:
+// mounted once more, by the device, so that nothing hides beneath the server's own
+// mounts.
 type view struct {
-	mountPoint string
+	mountPoint string // of the mount, at the server
+	filesystem string // the mount point that names the whole filesystem
 	fstype     string
+	sub        string // the subvolume's path within the filesystem
 	dir        string
 }
 
@@ -45,26 +48,46 @@ type view struct {
 func (w *world) views(t *testing.T, server string) []view {
 	t.Helper()
 	var out []view
-	seen := map[string]bool{}
-	for l := range strings.Lines(w.in(t, server, "findmnt -nrvo SOURCE,TARGET,FSTYPE -t ext4,xfs,btrfs")) {
+	seen := map[string]view{}
+	for l := range strings.Lines(w.in(t, server, "findmnt -nrvo SOURCE,TARGET,FSTYPE,FSROOT -t ext4,xfs,btrfs")) {
 		f := strings.Fields(l)
-		if len(f) != 3 || seen[f[0]] {
-			continue
+		if len(f) != 4 {
+			t.Fatalf("findmnt says %q", l)
 		}
-		seen[f[0]] = true
-		dir := t.TempDir()
-		options := "noatime"
-		if f[2] == "btrfs" {
-			options += ",subvolid=5"
+		v, ok := seen[f[0]]
+		if !ok {
+			options := "noatime"
+			if f[2] == "btrfs" {
+				options += ",subvolid=5"
+			}
+			v = view{filesystem: f[1], dir: w.mountDir(t, "-t", f[2], "-o", options, f[0])}
+			seen[f[0]] = v
 		}
-		command(t, "", nil, "mount", "-t", f[2], "-o", options, f[0], dir)
-		t.Cleanup(func() { command(t, "", nil, "umount", dir) })
-		out = append(out, view{f[1], f[2], dir})
+		sub := strings.TrimPrefix(f[3], "/")
+		out = append(out, view{f[1], v.filesystem, f[2], sub, filepath.Join(v.dir, sub)})
 	}
 	if len(out) == 0 {
 		t.Fatalf("%s has no filesystems", server)
 	}
 	return out
+}
+
+// mountDir mounts on a directory of its own until the test ends. What removes
+// directories whole never sees it.
+func (w *world) mountDir(t *testing.T, args ...string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(w.dir, "mnt-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command(t, "", nil, "mount", append(args, dir)...)
+	t.Cleanup(func() {
+		command(t, "", nil, "umount", dir)
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // agents returns the numbers, within a server, of the processes that run the

@@ -47,6 +47,7 @@ const (
 	kindClose                  // the handler is done; the call is over both ways
 	kindCancel                 // payload: error text; the call is over both ways
 	kindGrant                  // payload: u32, bytes the peer may send in addition
+	kindRaw                    // payload: u32 length of a message, message, bytes
 )
 
 // ErrClosed is returned by calls on a connection that has ended without another
@@ -217,8 +218,11 @@ func (c *Conn) readLoop(ctx context.Context) error {
 		if n > MaxMessage {
 			return &ProtocolError{fmt.Sprintf("frame of %d bytes, at most %d allowed", n, MaxMessage)}
 		}
-		payload, err := readPayload(c.r, int(n))
-		if err != nil {
+		payload := make([]byte, n)
+		if _, err := io.ReadFull(c.r, payload); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
 			return fmt.Errorf("read frame: %w", err)
 		}
 		c.in.Add(int64(n) + headerSize)
@@ -226,28 +230,6 @@ func (c *Conn) readLoop(ctx context.Context) error {
 		if err := c.dispatch(ctx, id, k, payload); err != nil {
 			return err
 		}
-	}
-}
-
-// readPayload grows the buffer as bytes arrive, so that a peer cannot make us
-// allocate what it never sends.
-func readPayload(r io.Reader, n int) ([]byte, error) {
-	const step = 1 << 20
-	buf := make([]byte, min(n, step))
-	read := 0
-	for {
-		m, err := io.ReadFull(r, buf[read:])
-		read += m
-		if err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-		if read == n {
-			return buf, nil
-		}
-		buf = append(buf, make([]byte, min(n-read, max(step, read)))...)
 	}
 }
 
@@ -262,8 +244,8 @@ func (c *Conn) dispatch(ctx context.Context, id uint32, k kind, payload []byte) 
 		return nil // a call that ended here while the peer was still sending
 	}
 	switch k {
-	case kindMsg, kindZMsg:
-		return s.deliver(payload, k == kindZMsg)
+	case kindMsg, kindZMsg, kindRaw:
+		return s.deliver(k, payload)
 	case kindEnd:
 		s.end(false)
 	case kindClose:
@@ -384,25 +366,31 @@ func (c *Conn) Call(ctx context.Context, method string, req, resp proto.Message)
 	return nil
 }
 
-func (c *Conn) write(id uint32, k kind, payload []byte) error {
-	if err := c.pace(len(payload) + headerSize); err != nil {
+func (c *Conn) write(id uint32, k kind, parts ...[]byte) error {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if err := c.pace(n + headerSize); err != nil {
 		return err
 	}
 	c.waiting.Add(1)
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	var h [headerSize]byte
-	binary.BigEndian.PutUint32(h[:], uint32(len(payload)))
+	binary.BigEndian.PutUint32(h[:], uint32(n))
 	binary.BigEndian.PutUint32(h[4:], id)
 	h[8] = byte(k)
 	_, err := c.w.Write(h[:])
-	if err == nil {
-		_, err = c.w.Write(payload)
+	for _, p := range parts {
+		if err == nil {
+			_, err = c.w.Write(p)
+		}
 	}
 	if c.waiting.Add(-1) == 0 && err == nil {
 		err = c.w.Flush()
 	}
-	c.out.Add(int64(len(payload)) + headerSize)
+	c.out.Add(int64(n) + headerSize)
 	if err != nil {
 		if cause := c.Err(); cause != nil {
 			return cause

@@ -68,6 +68,32 @@ func TestCallsInParallel(t *testing.T) {
 	c.mu.Unlock()
 }
 
+func TestRawBytesTravelBehindAMessage(t *testing.T) {
+	c, _ := pair(t, map[string]Handler{"raw": func(_ context.Context, s *Stream) error {
+		var m wrapperspb.StringValue
+		raw, err := s.RecvRaw(&m)
+		if err != nil {
+			return err
+		}
+		return s.SendRaw(&m, raw[:3], raw[3:], nil)
+	}})
+	for _, want := range []string{"", "abc", strings.Repeat("x", 3<<20)} {
+		s, err := c.Open(context.Background(), "raw")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SendRaw(wrapperspb.String("name"), []byte("123"), []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		var m wrapperspb.StringValue
+		raw, err := s.RecvRaw(&m)
+		if err != nil || string(raw) != "123"+want || m.Value != "name" {
+			t.Errorf("%d bytes: %q, %d bytes back, %v", len(want), m.Value, len(raw), err)
+		}
+		s.Close()
+	}
+}
+
 func TestUnknownMethodAndHandlerError(t *testing.T) {
 	c, _ := pair(t, map[string]Handler{"fail": func(context.Context, *Stream) error { return errors.New("disk on fire") }})
 	for method, want := range map[string]string{"nothing": "unknown call", "fail": "disk on fire"} {
@@ -210,6 +236,7 @@ func TestOversizedFrameEndsConnection(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 0, 1, 1, 'e', 'c', 'h', 'o', 0, 0, 0, 1, 0, 0, 0, 1, 2, 0})
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 0, 1, 1, 'e', 'c', 'h', 'o', 0, 0, 0, 1, 0, 0, 0, 1, 3, 0})
+	f.Add([]byte{0, 0, 0, 4, 0, 0, 0, 1, 1, 'e', 'c', 'h', 'o', 0, 0, 0, 6, 0, 0, 0, 1, 8, 0, 0, 0, 9, 1, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := New(bytes.NewReader(b), io.Discard, Options{Handlers: map[string]Handler{"echo": echo}})
 		c.Run(context.Background())

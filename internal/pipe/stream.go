@@ -18,13 +18,13 @@ type Stream struct {
 
 	mu       sync.Mutex
 	cond     sync.Cond
-	queue    [][]byte // received, not yet read
-	queued   int64    // bytes in queue and not yet granted anew
-	ungiven  int64    // read, but not granted to the peer yet
-	credit   int64    // what we may still send
-	err      error    // ends both ways
-	ended    bool     // the peer sends no more
-	closed   bool     // the peer's handler is done
+	queue    []message // received, not yet read
+	queued   int64     // bytes in queue and not yet granted anew
+	ungiven  int64     // read, but not granted to the peer yet
+	credit   int64     // what we may still send
+	err      error     // ends both ways
+	ended    bool      // the peer sends no more
+	closed   bool      // the peer's handler is done
 	sentEnd  bool
 	cancelFn func()
 }
@@ -45,6 +45,12 @@ func (s *Stream) setCancel(f func()) {
 	}
 }
 
+// message is a received message as it came.
+type message struct {
+	kind kind
+	body []byte
+}
+
 // Send encodes m, compresses it where that helps, and waits until the peer has
 // room for it. io.EOF means that the peer's handler is done and wants no more.
 func (s *Stream) Send(m proto.Message) error { return s.send(m, true) }
@@ -57,14 +63,34 @@ func (s *Stream) send(m proto.Message, compress bool) error {
 	if err != nil {
 		return fmt.Errorf("encode %T: %w", m, err)
 	}
-	if len(b) > MaxMessage {
-		return &ProtocolError{fmt.Sprintf("%T of %d bytes, at most %d allowed", m, len(b), MaxMessage)}
-	}
 	k := kindMsg
 	if compress && len(b) >= compressMin {
 		if z := s.conn.enc.EncodeAll(b, nil); len(z) < len(b) {
 			b, k = z, kindZMsg
 		}
+	}
+	return s.sendFrame(m, k, b)
+}
+
+// SendRaw sends m with the bytes of raw behind it, which are not copied on the
+// way: for content. The peer must receive it with RecvRaw.
+func (s *Stream) SendRaw(m proto.Message, raw ...[]byte) error {
+	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 4, 1024), m)
+	if err != nil {
+		return fmt.Errorf("encode %T: %w", m, err)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return s.sendFrame(m, kindRaw, append([][]byte{b}, raw...)...)
+}
+
+// sendFrame waits for room and writes the parts as one frame.
+func (s *Stream) sendFrame(m proto.Message, k kind, parts ...[]byte) error {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n > MaxMessage {
+		return &ProtocolError{fmt.Sprintf("%T of %d bytes, at most %d allowed", m, n, MaxMessage)}
 	}
 	s.mu.Lock()
 	for s.err == nil && !s.closed && s.credit <= 0 {
@@ -77,9 +103,9 @@ func (s *Stream) send(m proto.Message, compress bool) error {
 		}
 		return io.EOF
 	}
-	s.credit -= cost(len(b)) // may go below zero: a message larger than the window must pass
+	s.credit -= cost(n) // may go below zero: a message larger than the window must pass
 	s.mu.Unlock()
-	return s.conn.write(s.id, k, b)
+	return s.conn.write(s.id, k, parts...)
 }
 
 // cost is what a message of n bytes takes of the window. The header counts, or
@@ -89,51 +115,73 @@ func cost(n int) int64 { return int64(n) + headerSize }
 // Recv waits for the next message and decodes it into m. It returns io.EOF when
 // the peer has closed its side in order.
 func (s *Stream) Recv(m proto.Message) error {
-	s.mu.Lock()
-	for len(s.queue) == 0 && s.err == nil && !s.ended {
-		s.cond.Wait()
+	_, err := s.RecvRaw(m)
+	return err
+}
+
+// RecvRaw is Recv for messages that may have been sent with SendRaw; raw is what
+// came behind the message, and the caller's to keep.
+func (s *Stream) RecvRaw(m proto.Message) (raw []byte, err error) {
+	got, give, err := s.next()
+	if err != nil {
+		return nil, err
 	}
-	if len(s.queue) == 0 {
-		defer s.mu.Unlock()
-		if s.err != nil {
-			return s.err
-		}
-		return io.EOF
-	}
-	b := s.queue[0]
-	s.queue = s.queue[1:]
-	s.ungiven += cost(len(b) - 1)
-	give := int64(0)
-	if s.ungiven >= Window/4 && !s.ended {
-		give, s.ungiven = s.ungiven, 0
-		s.queued -= give
-	}
-	s.mu.Unlock()
 	if give > 0 {
 		var p [4]byte
 		binary.BigEndian.PutUint32(p[:], uint32(give))
 		if err := s.conn.write(s.id, kindGrant, p[:]); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return s.decode(b, m)
+	return s.decode(got, m)
 }
 
-func (s *Stream) decode(b []byte, m proto.Message) error {
-	zipped, b := b[len(b)-1] == 1, b[:len(b)-1]
-	if zipped {
-		var err error
+// next takes a message from the queue. give is what the peer may send in exchange.
+func (s *Stream) next() (m message, give int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) == 0 && s.err == nil && !s.ended {
+		s.cond.Wait()
+	}
+	if len(s.queue) == 0 {
+		if s.err != nil {
+			return m, 0, s.err
+		}
+		return m, 0, io.EOF
+	}
+	m = s.queue[0]
+	s.queue[0] = message{}
+	s.queue = s.queue[1:]
+	s.ungiven += cost(len(m.body))
+	if s.ungiven >= Window/4 && !s.ended {
+		give, s.ungiven = s.ungiven, 0
+		s.queued -= give
+	}
+	return m, give, nil
+}
+
+func (s *Stream) decode(got message, m proto.Message) (raw []byte, err error) {
+	b := got.body
+	switch got.kind {
+	case kindZMsg:
 		if b, err = s.conn.dec.DecodeAll(b, nil); err != nil {
-			return &ProtocolError{"compressed message: " + err.Error()}
+			return nil, &ProtocolError{"compressed message: " + err.Error()}
 		}
 		if len(b) > MaxMessage {
-			return &ProtocolError{"compressed message grows beyond the limit"}
+			return nil, &ProtocolError{"compressed message grows beyond the limit"}
 		}
+	case kindRaw:
+		if len(b) < 4 || uint64(binary.BigEndian.Uint32(b)) > uint64(len(b)-4) {
+			return nil, &ProtocolError{"message is longer than its frame"}
+		}
+		n := binary.BigEndian.Uint32(b)
+		raw = b[4+n:]
+		b = b[4 : 4+n]
 	}
 	if err := proto.Unmarshal(b, m); err != nil {
-		return &ProtocolError{fmt.Sprintf("decode %T: %v", m, err)}
+		return nil, &ProtocolError{fmt.Sprintf("decode %T: %v", m, err)}
 	}
-	return nil
+	return raw, nil
 }
 
 // CloseSend tells the peer that no more messages come. Receiving goes on.
@@ -223,8 +271,8 @@ func (s *Stream) grant(n int64) {
 	s.mu.Unlock()
 }
 
-// deliver queues a message; the last byte marks whether it is compressed.
-func (s *Stream) deliver(b []byte, zipped bool) error {
+// deliver queues a message.
+func (s *Stream) deliver(k kind, b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil || s.ended {
@@ -234,11 +282,7 @@ func (s *Stream) deliver(b []byte, zipped bool) error {
 	if s.queued > Window+MaxMessage+headerSize {
 		return &ProtocolError{"more sent than the window allows"}
 	}
-	mark := byte(0)
-	if zipped {
-		mark = 1
-	}
-	s.queue = append(s.queue, append(b, mark))
+	s.queue = append(s.queue, message{k, b})
 	s.cond.Signal()
 	return nil
 }

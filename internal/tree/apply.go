@@ -51,22 +51,24 @@ func (f *largeFile) close() {
 // beginPart prepares a job for a part of it: parts of one file are begun in their
 // order, though they may be applied in another.
 func (p *Pass) beginPart(j *job, part *agentpb.Part) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.begun != !part.Head || j.ended {
+		return fmt.Errorf("%w: parts of %q out of order", errOffer, j.path)
+	}
+	j.begun, j.ended = true, part.Tail
 	if part.Head && part.Tail {
 		return nil
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	if part.Head {
-		if j.meta != nil || part.Meta == nil || kindOf(part.Meta.Mode) != unix.S_IFREG {
-			return fmt.Errorf("%w: second or strange head of %q", errOffer, j.path)
+		if part.Meta == nil || kindOf(part.Meta.Mode) != unix.S_IFREG {
+			return fmt.Errorf("%w: strange head of %q", errOffer, j.path)
 		}
 		j.meta = part.Meta
 		j.file, j.failed = p.openLarge(j)
 		if fatal := fatalOf(j.failed); fatal != nil {
 			return fatal
 		}
-	} else if j.meta == nil {
-		return fmt.Errorf("%w: part of %q before its head", errOffer, j.path)
 	}
 	j.parts++
 	return nil
@@ -80,7 +82,7 @@ func (p *Pass) openLarge(j *job) (*largeFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory: %w", err)
 	}
-	defer p.dirs.put(dirPath)
+	defer p.dirs.put(dir)
 	f := &largeFile{fd: -1, old: -1, dir: dirPath, name: name}
 	var st unix.Stat_t
 	err = lstat(dir, name, &st)
@@ -98,7 +100,7 @@ func (p *Pass) openLarge(j *job) (*largeFile, error) {
 		if kindOf(st.Mode) == unix.S_IFREG {
 			f.old, _ = unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		}
-		if err := p.trash.take(dir, dirPath, name); err != nil {
+		if err := p.putAside(dir, dirPath, name); err != nil {
 			f.close()
 			return nil, err
 		}
@@ -144,8 +146,9 @@ func (p *Pass) oldFile(j *job, part *agentpb.Part) (fd int, done func()) {
 	return fd, func() { unix.Close(fd) }
 }
 
-// applyPart writes one part of a large file; the last to come finishes it.
-func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) error {
+// applyPart writes one part of a large file; the last to come finishes it, and is
+// told.
+func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) (done bool, err error) {
 	j.mu.Lock()
 	f, failed := j.file, j.failed
 	j.mu.Unlock()
@@ -154,7 +157,7 @@ func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) error {
 			failed = p.remember(j.path, chunks)
 		}
 		if fatal := fatalOf(failed); fatal != nil {
-			return fatal
+			return false, fatal
 		}
 	}
 	j.mu.Lock()
@@ -168,18 +171,18 @@ func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) error {
 	last := j.tail != nil && j.parts == 0
 	j.mu.Unlock()
 	if !last {
-		return nil
+		return false, nil
 	}
-	err := j.failed
+	err = j.failed
 	if err == nil {
 		err = p.finishLarge(j)
 	}
 	j.file.close()
 	if fatal := fatalOf(err); fatal != nil {
-		return fatal
+		return true, fatal
 	}
 	p.finishJob(j, j.meta, j.tail.Outcome, err)
-	return nil
+	return true, nil
 }
 
 func (f *largeFile) write(part *agentpb.Part, chunks []rxChunk) error {
@@ -238,7 +241,7 @@ func (p *Pass) finishLarge(j *job) error {
 	if err != nil {
 		return fmt.Errorf("open directory: %w", err)
 	}
-	defer p.dirs.put(f.dir)
+	defer p.dirs.put(dir)
 	return applyMeta(dir, f.name, f.fd, j.meta)
 }
 
@@ -271,7 +274,7 @@ func (p *Pass) applyWhole(j *job, part *agentpb.Part, chunks []rxChunk) error {
 	} else {
 		err = p.makeNode(j, dir, dirPath, name, m)
 	}
-	p.dirs.put(dirPath)
+	p.dirs.put(dir)
 	if fatal := fatalOf(err); fatal != nil {
 		return fatal
 	}
@@ -323,13 +326,13 @@ func (p *Pass) reopen(j *job, dir int, name string, part *agentpb.Part) int {
 
 func (p *Pass) writeNew(j *job, dir int, dirPath, name string, part *agentpb.Part, chunks []rxChunk) (int, error) {
 	if j.exists {
-		if err := p.trash.take(dir, dirPath, name); err != nil {
+		if err := p.putAside(dir, dirPath, name); err != nil {
 			return -1, err
 		}
 	}
 	fd, err := p.create(dir, name, part.Meta)
 	if errors.Is(err, unix.EEXIST) {
-		if err = p.trash.take(dir, dirPath, name); err == nil {
+		if err = p.putAside(dir, dirPath, name); err == nil {
 			fd, err = p.create(dir, name, part.Meta)
 		}
 	}
@@ -356,7 +359,7 @@ func (p *Pass) makeNode(j *job, dir int, dirPath, name string, m *agentpb.Meta) 
 	var st unix.Stat_t
 	err := lstat(dir, name, &st)
 	if err == nil && (!sameNode(dir, name, &st, m) || (kindOf(m.Mode) != unix.S_IFDIR && !p.links.mayKeep(j, &st))) {
-		if err := p.trash.take(dir, dirPath, name); err != nil {
+		if err := p.putAside(dir, dirPath, name); err != nil {
 			return err
 		}
 		err = unix.ENOENT
@@ -410,13 +413,13 @@ func (p *Pass) link(g *linkGroup, path string) error {
 	if err != nil {
 		return err
 	}
-	defer p.dirs.put(toDir)
+	defer p.dirs.put(to)
 	var st unix.Stat_t
 	if lstat(to, toName, &st) == nil {
 		if st.Ino == g.ino {
 			return nil
 		}
-		if err := p.trash.take(to, toDir, toName); err != nil {
+		if err := p.putAside(to, toDir, toName); err != nil {
 			return err
 		}
 	}
@@ -436,7 +439,7 @@ func (p *Pass) linkFrom(g *linkGroup, from string, to int, toName string) (done 
 	if err != nil {
 		return false, nil
 	}
-	defer p.dirs.put(fromDir)
+	defer p.dirs.put(dir)
 	var st unix.Stat_t
 	if lstat(dir, fromName, &st) != nil || st.Ino != g.ino {
 		return false, nil

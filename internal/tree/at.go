@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,20 @@ func checkPath(path string) error {
 			return fmt.Errorf("%q: %w", path, errName)
 		}
 		rest = tail
+	}
+	return nil
+}
+
+// errStage is returned for names that only Leeward gives, in a replica.
+var errStage = errors.New("the name of a directory of Leeward's own")
+
+// checkCarried accepts the paths that a source may send.
+func checkCarried(path string) error {
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	if path == stage || strings.HasPrefix(path, stage+"/") || strings.HasSuffix(path, "/"+stage) || strings.Contains(path, "/"+stage+"/") {
+		return fmt.Errorf("%q: %w", path, errStage)
 	}
 	return nil
 }

@@ -273,6 +273,19 @@ func (c *Catalog) twins(k linkKey, path string, e entry) (out []twin) {
 	return out
 }
 
+// has reports whether there are pages of dir.
+func (c *Catalog) has(dir dirKey) (found bool, err error) {
+	err = c.db.View(func(tx *bbolt.Tx) error {
+		k, _ := tx.Bucket(pagesBucket).Cursor().Seek(dir[:])
+		found = k != nil && bytes.HasPrefix(k, dir[:])
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("read catalog: %w", err)
+	}
+	return found, nil
+}
+
 // drop stages the removal of a directory's pages. It returns the entries it had,
 // so that the caller can go on with the directories among them.
 func (c *Catalog) drop(dir dirKey) (map[string]known, error) {

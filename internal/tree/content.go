@@ -86,6 +86,11 @@ func (c *contentReader) room(n int) {
 		return
 	}
 	// Cuts made so far keep the old array alive; the new one starts empty.
+	if n > smallBatch {
+		c.buf = (*largeBuffers.Get().(*[]byte))[:0]
+		c.bufs = append(c.bufs, c.buf)
+		return
+	}
 	c.buf = make([]byte, 0, max(n, min(2*cap(c.buf), smallBatch), chunk.Block))
 }
 

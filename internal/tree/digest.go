@@ -133,7 +133,7 @@ func (d *digester) problem(path, what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.problems) < maxProblems {
-		d.problems = append(d.problems, &agentpb.Problem{Path: []byte(path), Text: what + ": " + err.Error(), Vanished: err == unix.ENOENT})
+		d.problems = append(d.problems, &agentpb.Problem{Path: []byte(path), Text: what + ": " + err.Error(), Vanished: isVanished(err)})
 	}
 }
 

@@ -27,6 +27,8 @@ type job struct {
 	tail    *agentpb.Part
 	failed  error
 	settled bool
+	begun   bool // its head has come
+	ended   bool // its tail has come
 }
 
 // linkKey names an inode of the source.
@@ -120,7 +122,7 @@ func (p *Pass) inodeAt(path string) (uint64, bool) {
 		}
 		var st unix.Stat_t
 		err = lstat(dir, name, &st)
-		p.dirs.put(dirPath)
+		p.dirs.put(dir)
 		if err == nil {
 			return st.Ino, true
 		}
@@ -191,6 +193,9 @@ func (p *Pass) pageStep(pj *pageJob) {
 }
 
 func (p *Pass) store(pj *pageJob) {
+	if p.gone.covers(pj.dir.path) {
+		return
+	}
 	rows := pj.rows
 	if len(pj.drop) > 0 {
 		rows = nil
@@ -216,7 +221,13 @@ func (p *Pass) doneWith(dj *dirJob) {
 	if !done {
 		return
 	}
+	if p.gone.covers(dj.path) {
+		return
+	}
 	if err := p.applySelf(dj.path, p.noteMeta(dj.path, dj.self)); err != nil {
+		if p.gone.covers(dj.path) {
+			return
+		}
 		p.problem(dj.path, err.Error())
 		return
 	}
@@ -231,7 +242,7 @@ func (p *Pass) applySelf(path string, m *agentpb.Meta) error {
 	if err != nil {
 		return fmt.Errorf("open directory: %w", err)
 	}
-	defer p.dirs.put(path)
+	defer p.dirs.put(fd)
 	err = unlocked(fd, "", func() error {
 		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: m.MtimeSec, Nsec: int64(m.MtimeNsec)}}
 		return unix.UtimesNanoAt(fd, ".", ts, 0)
@@ -247,7 +258,10 @@ func (p *Pass) applySelf(path string, m *agentpb.Meta) error {
 func (p *Pass) finishJob(j *job, m *agentpb.Meta, o *agentpb.Outcome, err error) {
 	defer p.pending.add(-1)
 	row := p.page(j)
+	dir, _ := split(j.path)
 	switch {
+	case err != nil && p.gone.covers(dir):
+		p.vanished(j)
 	case err != nil:
 		p.problem(j.path, err.Error())
 		p.unsettled(j, row)
@@ -315,10 +329,10 @@ func (p *Pass) vanished(j *job) {
 	dirPath, name := split(j.path)
 	if name != "" {
 		if dir, err := p.dirs.get(dirPath); err == nil {
-			if err := p.trash.take(dir, dirPath, name); err != nil {
+			if err := p.putAside(dir, dirPath, name); err != nil {
 				p.problem(j.path, err.Error())
 			}
-			p.dirs.put(dirPath)
+			p.dirs.put(dir)
 		}
 	}
 	p.failGroup(j)
@@ -352,6 +366,10 @@ func (p *Pass) follow(f *job, g *linkGroup) {
 	row := g.row
 	_, row.name = split(f.path)
 	if err := p.link(g, f.path); err != nil {
+		if dir, _ := split(f.path); p.gone.covers(dir) {
+			p.settle(f, nil)
+			return
+		}
 		p.problem(f.path, fmt.Sprintf("link to %q: %v", g.path, err))
 		row.ctimeSec, row.ctimeNsec = 0, 0
 	}
@@ -366,10 +384,14 @@ func (p *Pass) failGroup(j *job) {
 	p.links.mu.Lock()
 	g := j.group
 	var next *job
-	if !g.ok && g.path == j.path && len(g.followers) > 0 {
+	switch {
+	case g.ok || g.path != j.path:
+	case len(g.followers) > 0:
 		next = g.followers[0]
 		g.followers = g.followers[1:]
 		g.path = next.path
+	case p.links.groups[g.key] == g:
+		delete(p.links.groups, g.key) // a name still to come must not wait for this one
 	}
 	p.links.mu.Unlock()
 	if next != nil {

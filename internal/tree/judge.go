@@ -14,6 +14,9 @@ func (c *copySession) judge(b *rxBatch) error {
 	defer local.close()
 	matched := c.comparePlaces(b)
 	if !b.recut && b.mayRecut() && 2*matched < len(b.chunks) && !c.p.Index.Empty() {
+		b.mu.Lock()
+		b.asked = true
+		b.mu.Unlock()
 		return c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Recut: true}}})
 	}
 	verdicts := make([]byte, len(b.chunks))
@@ -43,6 +46,11 @@ func (c *copySession) judge(b *rxBatch) error {
 		}
 	}
 	c.count(sent, reused)
+	b.mu.Lock() // from the answer on, data may come
+	for i, v := range verdicts {
+		b.chunks[i].wanted = v == want && !b.chunks[i].ready
+	}
+	b.mu.Unlock()
 	if err := c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Verdicts: verdicts}}}); err != nil {
 		return err
 	}
@@ -152,7 +160,7 @@ func (c *copySession) await(b *rxBatch, verdicts []byte, waits []int) error {
 			if c.takeLanded(ch, f) {
 				f = nil
 			} else if again, owner := c.p.Index.Begin(ch.digest); owner { // whoever had it in flight has failed
-				ch.flight, f, final[i] = again, nil, want
+				ch.flight, ch.wanted, f, final[i] = again, true, nil, want
 			} else {
 				f = again
 			}
@@ -184,11 +192,11 @@ func (c *copySession) progress(b *rxBatch) error {
 	for i := range b.chunks {
 		ready = ready && b.chunks[i].ready
 	}
-	if !ready || b.missing < 0 {
+	if !ready || b.applied {
 		b.mu.Unlock()
 		return nil
 	}
-	b.missing = -1 // applied once
+	b.applied = true
 	b.mu.Unlock()
 	return c.apply(b)
 }

@@ -49,6 +49,8 @@ type Pass struct {
 		sync.Mutex
 		metas map[dirKey]*agentpb.Meta // directories whose own entry was copied
 	}
+	gone    gonePaths
+	lost    []string // directories to scan again; the planner's alone
 	retryMu sync.Mutex
 	retries []*job
 	pending pendingCount
@@ -153,25 +155,22 @@ func (p *Pass) run(ctx context.Context) error {
 	stop := make(chan struct{})
 	wg.Go(func() { p.committer(stop) })
 	defer close(stop)
-	if err := p.scan(ctx); err != nil {
-		return err
-	}
-	if err := p.pending.wait(ctx); err != nil {
-		return err
-	}
-	// What changed under the reader gets one more chance now that the rush is over.
-	p.retryMu.Lock()
-	again := p.retries
-	p.retries = nil
-	p.retryMu.Unlock()
-	for _, j := range again {
-		j.again = true
-		if err := p.request(ctx, j); err != nil {
+	only := p.Only
+	for range maxRounds {
+		p.lost = nil
+		if err := p.scan(ctx, only); err != nil {
 			return err
 		}
-	}
-	if err := p.pending.wait(ctx); err != nil {
-		return err
+		if err := p.settleAll(ctx); err != nil {
+			return err
+		}
+		if len(p.lost) == 0 {
+			break
+		}
+		if err := p.Catalog.commit(p.sync); err != nil {
+			return err
+		}
+		only = p.lost
 	}
 	for _, c := range p.copies {
 		if err := c.last(ctx); err != nil {
@@ -179,6 +178,40 @@ func (p *Pass) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// maxRounds bounds the scans of one pass: a second one only happens where the
+// catalog knew directories that the replica had lost.
+const maxRounds = 3
+
+// settleAll waits for all jobs. What changed under the reader gets one more chance
+// now that the rush is over.
+func (p *Pass) settleAll(ctx context.Context) error {
+	for {
+		if err := p.pending.wait(ctx); err != nil {
+			return err
+		}
+		p.retryMu.Lock()
+		again := p.retries
+		p.retries = nil
+		p.retryMu.Unlock()
+		if len(again) == 0 {
+			return nil
+		}
+		for len(again) > 0 {
+			n := min(len(again), batchParts)
+			for _, j := range again[:n] {
+				j.again = true
+			}
+			if err := p.pending.below(ctx, maxPending); err != nil {
+				return err
+			}
+			if err := p.request(ctx, again[:n]...); err != nil {
+				return err
+			}
+			again = again[n:]
+		}
+	}
 }
 
 // committer makes finished pages durable every now and then.
@@ -236,7 +269,7 @@ func (p *Pass) mend(path string) error {
 	if err != nil {
 		return fmt.Errorf("open directory %q of the replica: %w", path, err)
 	}
-	defer p.dirs.put(path)
+	defer p.dirs.put(fd)
 	return setTimes(fd, "", &agentpb.Meta{MtimeSec: row.mtimeSec, MtimeNsec: row.mtimeNsec})
 }
 
@@ -260,8 +293,8 @@ func (p *Pass) problem(path, text string) {
 	}
 }
 
-// scan sends the baseline and works through the directories that come back.
-func (p *Pass) scan(ctx context.Context) error {
+// scan sends the baseline and works, for the whole or for some directories only, through the directories that come back.
+func (p *Pass) scan(ctx context.Context, only []string) error {
 	p.Progress.Scanning.Store(true)
 	defer p.Progress.Scanning.Store(false)
 	st, err := p.Conns[0].Open(ctx, "tree.scan")
@@ -270,7 +303,7 @@ func (p *Pass) scan(ctx context.Context) error {
 	}
 	defer st.Close()
 	req := &agentpb.ScanRequest{Filesystem: p.Filesystem}
-	for _, path := range p.Only {
+	for _, path := range only {
 		req.Only = append(req.Only, []byte(path))
 	}
 	if err := st.Send(req); err != nil {
@@ -282,6 +315,7 @@ func (p *Pass) scan(ctx context.Context) error {
 	if err := st.CloseSend(); err != nil {
 		return fmt.Errorf("scan %s: %w", p.Filesystem, err)
 	}
+	var summary *agentpb.ScanSummary
 	pl := &planner{Pass: p, open: map[string]*dirJob{}}
 	for {
 		var m agentpb.ScanReply
@@ -300,13 +334,16 @@ func (p *Pass) scan(ctx context.Context) error {
 			return err
 		}
 		if m.Summary != nil {
-			p.result.Scan = m.Summary
+			summary = m.Summary
 		}
 	}
-	if p.result.Scan == nil {
+	if summary == nil || len(pl.open) > 0 {
 		return fmt.Errorf("scan %s: %w", p.Filesystem, io.ErrUnexpectedEOF)
 	}
-	for _, pr := range p.result.Scan.Problems {
+	if p.result.Scan == nil {
+		p.result.Scan = summary
+	}
+	for _, pr := range summary.Problems {
 		if !pr.Vanished {
 			p.problem(string(pr.Path), pr.Text)
 		}

@@ -19,6 +19,10 @@ type planner struct {
 	queue []*job
 }
 
+// maxOpen bounds the directories of which more messages follow: more than any
+// scanner has workers.
+const maxOpen = 64
+
 // maxPending bounds the jobs under way.
 const maxPending = 16 << 10
 
@@ -47,23 +51,30 @@ type pageJob struct {
 
 func (pl *planner) directory(ctx context.Context, d *agentpb.Directory) error {
 	path := string(d.Path)
-	if err := checkPath(path); err != nil {
+	if err := checkCarried(path); err != nil {
 		return fmt.Errorf("scan of %s: %w", pl.Filesystem, err)
+	}
+	if pl.gone.covers(path) {
+		delete(pl.open, path)
+		return nil
 	}
 	dj := pl.open[path]
 	if dj == nil {
+		if len(pl.open) >= maxOpen {
+			return fmt.Errorf("scan of %s: more than %d directories open at once", pl.Filesystem, maxOpen)
+		}
 		if d.Self == nil {
 			return fmt.Errorf("scan of %s: directory %q without its own state", pl.Filesystem, path)
 		}
 		dj = &dirJob{path: path, key: keyOf(path), self: d.Self, sub: d.Subvolume, waiting: 1}
 		if err := pl.begin(dj); err != nil {
-			return err
+			return pl.unlessGone(path, err)
 		}
 		pl.open[path] = dj
 	}
 	for _, pg := range d.Pages {
 		if err := pl.page(ctx, dj, pg); err != nil {
-			return err
+			return pl.unlessGone(path, err)
 		}
 	}
 	if d.Last {
@@ -72,6 +83,16 @@ func (pl *planner) directory(ctx context.Context, d *agentpb.Directory) error {
 		pl.doneWith(dj)
 	}
 	return nil
+}
+
+// unlessGone drops an error that comes of the directory having been moved away
+// since.
+func (pl *planner) unlessGone(path string, err error) error {
+	if isVanished(err) && pl.gone.covers(path) {
+		delete(pl.open, path)
+		return nil
+	}
+	return err
 }
 
 // begin makes sure the directory exists in the replica and reads its names.
@@ -107,6 +128,14 @@ func (pl *planner) makeDirs(path string) (int, error) {
 	if err := unlocked(parent, "", func() error { return unix.Mkdirat(parent, name, 0o700) }); err != nil && err != unix.EEXIST {
 		return -1, err
 	}
+	if err := pl.missed(path); err != nil {
+		return -1, err
+	}
+	// Its own state is the parent's to tell.
+	if _, err := pl.Catalog.drop(keyOf(dir)); err != nil {
+		return -1, err
+	}
+	pl.lost = append(pl.lost, dir)
 	return openDir(parent, name)
 }
 
@@ -138,29 +167,15 @@ func (pl *planner) remove(dir int, path, name string, mode uint32) error {
 	return pl.forgetPages(join(path, name))
 }
 
-// forgetPages drops a directory and all below it from the catalog.
-func (pl *planner) forgetPages(path string) error {
-	work := []string{path}
-	for len(work) > 0 {
-		path := work[len(work)-1]
-		work = work[:len(work)-1]
-		entries, err := pl.Catalog.drop(keyOf(path))
-		if err != nil {
-			return err
-		}
-		for name, e := range entries {
-			if kindOf(e.mode) == unix.S_IFDIR && name != "" {
-				work = append(work, join(path, name))
-			}
-		}
-	}
-	return nil
-}
-
 func (pl *planner) page(ctx context.Context, dj *dirJob, pg *agentpb.Page) error {
 	entries, err := unpack(pg, dj.path == "")
 	if err != nil {
 		return fmt.Errorf("scan of %s, directory %q: %w", pl.Filesystem, dj.path, err)
+	}
+	for _, e := range entries {
+		if e.name == stage {
+			return fmt.Errorf("scan of %s, directory %q: %w", pl.Filesystem, dj.path, errStage)
+		}
 	}
 	old, err := pl.Catalog.between(dj.key, pg.First, pg.Next, pg.Head)
 	if err != nil {
@@ -170,7 +185,7 @@ func (pl *planner) page(ctx context.Context, dj *dirJob, pg *agentpb.Page) error
 	if err != nil {
 		return fmt.Errorf("open directory %q of the replica: %w", dj.path, err)
 	}
-	defer pl.dirs.put(dj.path)
+	defer pl.dirs.put(dir)
 	if err := pl.removeExtra(dir, dj, pg, entries); err != nil {
 		return err
 	}
@@ -269,7 +284,20 @@ func (pl *planner) shape(dir int, dj *dirJob, e entry, exists *bool) error {
 	if err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make directory %q in the replica: %w", join(dj.path, e.name), err)
 	}
-	return nil
+	return pl.missed(join(dj.path, e.name))
+}
+
+// missed is told of each directory that is made in the replica. Where the catalog
+// has pages of it, they are of one that was moved away, by a pass that was killed
+// or while the source moved it about: the scan has taken them for true, so the
+// directory has to be scanned again.
+func (pl *planner) missed(path string) error {
+	has, err := pl.Catalog.has(keyOf(path))
+	if err != nil || !has {
+		return err
+	}
+	pl.lost = append(pl.lost, path)
+	return pl.forgetPages(path)
 }
 
 // flush hands the queued jobs to the copy sessions.

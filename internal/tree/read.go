@@ -52,7 +52,8 @@ type fileReader struct {
 	ctx     context.Context
 	dirs    dirCache
 	parts   []*agentpb.Part
-	buf     []byte // where the next chunks of this batch will lie
+	buf     []byte   // where the next chunks of this batch will lie
+	bufs    [][]byte // pooled buffers the cuts lie in
 	cuts    [][]byte
 	digests []byte // 32 bytes of each cut
 	bytes   int    // in cuts
@@ -63,9 +64,9 @@ func (r *fileReader) flush() error {
 		return nil
 	}
 	offer := &agentpb.Offer{Parts: r.parts, Digests: r.digests}
-	cuts := r.cuts
-	r.parts, r.cuts, r.digests, r.buf, r.bytes = nil, nil, nil, nil, 0
-	return r.offer(offer, cuts)
+	cuts, bufs := r.cuts, r.bufs
+	r.parts, r.cuts, r.digests, r.buf, r.bufs, r.bytes = nil, nil, nil, nil, nil, 0
+	return r.offer(offer, cuts, bufs)
 }
 
 func (r *fileReader) flushIfFull() error {
@@ -79,7 +80,7 @@ func (r *fileReader) flushIfFull() error {
 // never end the call.
 func (r *fileReader) gone(id uint64, what string, err error) error {
 	o := &agentpb.Outcome{Kind: agentpb.Outcome_FAILED, Error: fmt.Sprintf("%s: %v", what, err)}
-	if err == unix.ENOENT || err == unix.ENOTDIR {
+	if isVanished(err) {
 		o.Kind = agentpb.Outcome_VANISHED
 	}
 	r.parts = append(r.parts, &agentpb.Part{Id: id, Head: true, Tail: true, Outcome: o})

@@ -23,6 +23,9 @@ const (
 	positionalMin = 1 << 20
 	// receivers is how many batches of one session are worked on at once.
 	receivers = 3
+	// maxBatches bounds the batches of one session that are open at once: those a
+	// source has in its window, and as many again that are being written.
+	maxBatches = 2 * sendWindow / batchCost
 )
 
 // copySession is one "copy" call.
@@ -49,8 +52,9 @@ type rxBatch struct {
 
 	mu      sync.Mutex
 	chunks  []rxChunk
-	missing int
-	recut   bool
+	applied bool
+	recut   bool // offered anew, cut by content
+	asked   bool // to be offered anew
 }
 
 type rxChunk struct {
@@ -60,6 +64,7 @@ type rxChunk struct {
 	data    []byte
 	inPlace bool // the replica's file has it at its place
 	ready   bool
+	wanted  bool          // asked for and not here yet
 	twin    int           // index of an earlier equal chunk of the batch, or -1
 	flight  *chunk.Flight // ours to land
 	others  *chunk.Flight // somebody else's, to wait for
@@ -167,7 +172,8 @@ func (p *Pass) request(_ context.Context, jobs ...*job) error {
 func (c *copySession) receive() error {
 	for {
 		m := &agentpb.CopyReply{}
-		if err := c.st.Recv(m); err != nil {
+		raw, err := c.st.RecvRaw(m)
+		if err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
@@ -178,6 +184,9 @@ func (c *copySession) receive() error {
 				return err
 			}
 		}
+		if len(m.Data) > 1 {
+			return fmt.Errorf("%w: %d batches in one frame", errOffer, len(m.Data))
+		}
 		for _, d := range m.Data {
 			c.mu.Lock()
 			b := c.batches[d.Batch]
@@ -185,7 +194,9 @@ func (c *copySession) receive() error {
 			if b == nil {
 				return fmt.Errorf("data of batch %d, which is not open", d.Batch)
 			}
-			c.work(func() error { return c.data(b, d) })
+			if err := c.work(func() error { return c.data(b, d, raw) }); err != nil {
+				return err
+			}
 		}
 		if m.Done {
 			c.wg.Wait()
@@ -201,20 +212,25 @@ func (c *copySession) receive() error {
 	}
 }
 
-// work runs f beside the receiving, a few at a time.
-func (c *copySession) work(f func() error) {
+// work runs f beside the receiving, a few at a time. It waits for its turn, so that
+// what a source sends ahead stays in the stream's window.
+func (c *copySession) work(f func() error) error {
+	select {
+	case c.sem <- struct{}{}:
+	case <-c.ctx.Done():
+		return context.Cause(c.ctx)
+	}
 	c.wg.Go(func() {
-		select {
-		case c.sem <- struct{}{}:
-		case <-c.ctx.Done():
-			return
-		}
 		defer func() { <-c.sem }()
 		if err := f(); err != nil {
 			c.p.fatal(err)
 		}
 	})
+	return nil
 }
+
+// maxOffset is where the largest file that Linux knows ends, about.
+const maxOffset = 1 << 62
 
 var errOffer = errors.New("malformed offer")
 
@@ -224,19 +240,10 @@ func (c *copySession) offer(o *agentpb.Offer) error {
 	if err := b.parse(); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	old := c.batches[o.Batch]
-	c.batches[o.Batch] = b
-	b.recut = old != nil
-	for _, part := range o.Parts {
-		j := c.jobs[part.Id]
-		if j == nil {
-			c.mu.Unlock()
-			return fmt.Errorf("%w: part of file %d, which was not asked for", errOffer, part.Id)
-		}
-		b.jobs = append(b.jobs, j)
+	old, err := c.admit(b)
+	if err != nil {
+		return err
 	}
-	c.mu.Unlock()
 	for i, part := range o.Parts {
 		if old == nil {
 			if err := c.p.beginPart(b.jobs[i], part); err != nil {
@@ -245,16 +252,51 @@ func (c *copySession) offer(o *agentpb.Offer) error {
 		}
 	}
 	if len(b.chunks) == 0 { // nothing to settle, no answer to wait for
-		c.work(func() error {
+		return c.work(func() error {
 			if err := c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: o.Batch}}}); err != nil {
 				return err
 			}
 			return c.apply(b)
 		})
-		return nil
 	}
-	c.work(func() error { return c.judge(b) })
-	return nil
+	return c.work(func() error { return c.judge(b) })
+}
+
+// admit enters a batch and finds its jobs. It returns the batch that this one is a
+// recut of, if it is.
+func (c *copySession) admit(b *rxBatch) (old *rxBatch, err error) {
+	o := b.offer
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, part := range o.Parts {
+		j := c.jobs[part.Id]
+		if j == nil {
+			return nil, fmt.Errorf("%w: part of file %d, which was not asked for", errOffer, part.Id)
+		}
+		b.jobs = append(b.jobs, j)
+	}
+	old = c.batches[o.Batch]
+	if old != nil && !old.mayBecome(b) {
+		return nil, fmt.Errorf("%w: batch %d is open already", errOffer, o.Batch)
+	}
+	if len(c.batches) >= maxBatches {
+		return nil, fmt.Errorf("%w: more than %d batches open", errOffer, maxBatches)
+	}
+	b.recut = old != nil
+	c.batches[o.Batch] = b
+	return old, nil
+}
+
+// mayBecome reports whether b was asked to be offered anew and the offer is of the
+// same stretch of the same file.
+func (b *rxBatch) mayBecome(anew *rxBatch) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.asked || len(b.offer.Parts) != 1 || len(anew.offer.Parts) != 1 {
+		return false
+	}
+	p, q := b.offer.Parts[0], anew.offer.Parts[0]
+	return p.Id == q.Id && p.Head == q.Head && p.Tail == q.Tail && p.Offset == q.Offset && p.End == q.End
 }
 
 // parse fills in the chunks, checking all that a hostile source could say.
@@ -269,7 +311,7 @@ func (b *rxBatch) parse() error {
 		holes := part.Holes
 		skip := func() error {
 			for len(holes) > 0 && holes[0].Offset == pos {
-				if holes[0].Length > 1<<62 || pos+holes[0].Length < pos {
+				if holes[0].Length > maxOffset || pos+holes[0].Length > maxOffset {
 					return fmt.Errorf("%w: hole of %d bytes", errOffer, holes[0].Length)
 				}
 				pos += holes[0].Length
@@ -281,7 +323,7 @@ func (b *rxBatch) parse() error {
 			if err := skip(); err != nil {
 				return err
 			}
-			if k >= len(o.Lengths) || o.Lengths[k] > chunk.MaxLen || o.Lengths[k] == 0 {
+			if pos > maxOffset || k >= len(o.Lengths) || o.Lengths[k] > chunk.MaxLen || o.Lengths[k] == 0 {
 				return fmt.Errorf("%w: chunk %d", errOffer, k)
 			}
 			ch := rxChunk{digest: chunk.Digest(o.Digests[32*k:]), offset: int64(pos), length: int(o.Lengths[k]), twin: -1}
@@ -293,30 +335,46 @@ func (b *rxBatch) parse() error {
 		if err := skip(); err != nil {
 			return err
 		}
-		if len(holes) > 0 || pos != part.End || pos > 1<<62 || total > chunk.MaxFrame {
+		if len(holes) > 0 || pos != part.End || pos > maxOffset || total > chunk.MaxFrame {
 			return fmt.Errorf("%w: part ends at %d, says %d", errOffer, pos, part.End)
 		}
-		if part.Tail != (part.Outcome != nil) || (part.Head && part.Meta == nil && part.Outcome == nil) {
+		if !complete(part) {
 			return fmt.Errorf("%w: part without what it should tell", errOffer)
 		}
 	}
 	if k != len(o.Lengths) {
 		return fmt.Errorf("%w: %d chunks, %d in parts", errOffer, len(o.Lengths), k)
 	}
-	b.missing = len(b.chunks)
 	return nil
 }
 
+// complete reports whether a part tells what its place in the entry calls for. Only
+// an entry that could not be read comes without its state.
+func complete(p *agentpb.Part) bool {
+	if p.Tail != (p.Outcome != nil) {
+		return false
+	}
+	if !p.Head || p.Meta != nil {
+		return true
+	}
+	return p.Outcome != nil && p.Chunks == 0 && len(p.Holes) == 0 &&
+		(p.Outcome.Kind == agentpb.Outcome_VANISHED || p.Outcome.Kind == agentpb.Outcome_FAILED)
+}
+
 // data takes the bytes of wanted chunks.
-func (c *copySession) data(b *rxBatch, d *agentpb.Data) error {
+func (c *copySession) data(b *rxBatch, d *agentpb.Data, frame []byte) error {
 	total := 0
+	b.mu.Lock()
 	for _, i := range d.Chunks {
-		if int(i) >= len(b.chunks) {
-			return fmt.Errorf("%w: data of chunk %d of %d", errOffer, i, len(b.chunks))
+		if int(i) >= len(b.chunks) || !b.chunks[i].wanted {
+			b.mu.Unlock()
+			return fmt.Errorf("%w: data of chunk %d of %d, which was not asked for", errOffer, i, len(b.chunks))
 		}
+		b.chunks[i].wanted = false
 		total += b.chunks[i].length
 	}
-	raw, err := c.unp.Unpack(d.Frame, d.Zstd, total)
+	b.mu.Unlock()
+	raw, err := c.unp.Unpack(frame, d.Zstd, total)
 	if err != nil {
 		return err
 	}
@@ -328,9 +386,7 @@ func (c *copySession) data(b *rxBatch, d *agentpb.Data) error {
 			return fmt.Errorf("a chunk of %q does not have the digest it was offered with", b.pathOf(int(i)))
 		}
 		b.mu.Lock()
-		if !ch.ready {
-			ch.data, ch.ready = data, true
-		}
+		ch.data, ch.ready = data, true
 		f := ch.flight
 		b.mu.Unlock()
 		if f != nil {
@@ -377,19 +433,19 @@ func (c *copySession) apply(b *rxBatch) error {
 		j := b.jobs[i]
 		chunks := b.chunks[k : k+int(part.Chunks)]
 		k += int(part.Chunks)
-		if part.Tail {
-			c.mu.Lock()
-			delete(c.jobs, part.Id)
-			c.mu.Unlock()
-		}
-		var err error
+		done, err := true, error(nil)
 		if part.Head && part.Tail {
 			err = c.p.applyWhole(j, part, chunks)
 		} else {
-			err = c.p.applyPart(j, part, chunks)
+			done, err = c.p.applyPart(j, part, chunks)
 		}
 		if err != nil {
 			return err
+		}
+		if done {
+			c.mu.Lock()
+			delete(c.jobs, part.Id)
+			c.mu.Unlock()
 		}
 		for n := range chunks {
 			c.p.Progress.Settled.Add(int64(chunks[n].length))

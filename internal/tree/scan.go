@@ -45,7 +45,7 @@ func (s *Service) scanHandler(ctx context.Context, st *pipe.Stream) error {
 		if err := checkPath(string(path)); err != nil {
 			return err
 		}
-		sc.stack = append(sc.stack, dirTask{path: string(path)})
+		sc.stack = append(sc.stack, dirTask{string(path), v.subvolume(string(path))})
 	}
 	if len(req.Only) == 0 {
 		sc.stack = []dirTask{{}}
@@ -251,7 +251,7 @@ func (s *scanner) problem(path, what string, err error) {
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
 	if len(s.problems) < maxProblems {
-		s.problems = append(s.problems, &agentpb.Problem{Path: []byte(path), Text: what + ": " + err.Error(), Vanished: err == unix.ENOENT})
+		s.problems = append(s.problems, &agentpb.Problem{Path: []byte(path), Text: what + ": " + err.Error(), Vanished: isVanished(err)})
 	}
 }
 
@@ -301,7 +301,7 @@ func (l *lister) list(names []string) error {
 	for i, name := range names {
 		var st unix.Stat_t
 		if err := lstat(l.dir, name, &st); err != nil {
-			if err != unix.ENOENT {
+			if !isVanished(err) {
 				l.problem(join(l.task.path, name), "stat", err)
 			}
 			continue

@@ -16,7 +16,7 @@ import (
 const (
 	// sendWindow bounds the bytes offered and not yet settled: they stay in
 	// memory, so that what was hashed is what is sent and no file is read twice.
-	sendWindow = 32 << 20
+	sendWindow = 16 << 20
 	// smallBatch closes a batch of small files, largeBatch one of a large file.
 	smallBatch = 1 << 20
 	largeBatch = 4 << 20
@@ -43,7 +43,7 @@ func (s *Service) copyHandler(ctx context.Context, st *pipe.Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s1 := &sender{view: v, gov: s.gov, out: st, packer: chunk.NewPacker(int(req.Level)),
-		queue: make(chan *agentpb.CopyFile, maxQueue), answered: make(chan *batch, 2*sendWindow/batchCost+16),
+		queue: make(chan *agentpb.CopyFile, maxQueue), answered: make(chan toSend, 2*sendWindow/batchCost+16),
 		batches: map[uint64]*batch{}, fail: cancel}
 	s1.room = sync.NewCond(&s1.mu)
 	return s1.run(ctx, &req)
@@ -57,7 +57,7 @@ type sender struct {
 	outMu    sync.Mutex // a Stream takes one sender at a time
 	packer   *chunk.Packer
 	queue    chan *agentpb.CopyFile
-	answered chan *batch
+	answered chan toSend
 	fail     context.CancelCauseFunc
 
 	mu      sync.Mutex
@@ -73,11 +73,23 @@ type batch struct {
 	id      uint64
 	offer   *agentpb.Offer
 	chunks  [][]byte
-	pending []bool // not settled yet
-	todo    []int  // wanted and not yet sent
+	pending []bool   // not settled yet
+	bufs    [][]byte // pooled buffers that the chunks lie in
 	bytes   int
+	refs    int // one while it is open, and one for each sending
 	recut   bool
 }
+
+// toSend is what an answer to a batch demands: some of its chunks, or all of it
+// offered anew.
+type toSend struct {
+	batch  *batch
+	chunks []int
+	recut  bool
+}
+
+// largeBuffers are where the content of large files is read into.
+var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBatch); return &b }}
 
 func (s *sender) run(ctx context.Context, first *agentpb.CopyRequest) error {
 	stop := context.AfterFunc(ctx, func() {
@@ -98,7 +110,7 @@ func (s *sender) run(ctx context.Context, first *agentpb.CopyRequest) error {
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		writers.Go(func() {
 			for b := range s.answered {
-				if err := s.sendData(b); err != nil {
+				if err := s.serve(b); err != nil {
 					s.fail(err)
 				}
 			}
@@ -114,15 +126,12 @@ func (s *sender) run(ctx context.Context, first *agentpb.CopyRequest) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	return s.send(&agentpb.CopyReply{Done: true}, false)
+	return s.send(&agentpb.CopyReply{Done: true})
 }
 
-func (s *sender) send(m *agentpb.CopyReply, packed bool) error {
+func (s *sender) send(m *agentpb.CopyReply) error {
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
-	if packed {
-		return s.out.SendPacked(m)
-	}
 	return s.out.Send(m)
 }
 
@@ -218,7 +227,8 @@ func (s *sender) answer(a *agentpb.Answer) error {
 	if a.Recut && !b.recut {
 		b.recut = true
 		s.mu.Unlock()
-		return s.recut(b)
+		s.answered <- toSend{batch: b, recut: true} // not here: whoever reads the answers must not wait for the wire
+		return nil
 	}
 	if len(a.Verdicts) != len(b.chunks) {
 		s.mu.Unlock()
@@ -240,57 +250,68 @@ func (s *sender) answer(a *agentpb.Answer) error {
 			open = true
 		}
 	}
+	if len(todo) > 0 {
+		b.refs++
+	}
 	if !open {
 		delete(s.batches, b.id)
+		s.unref(b)
 	}
 	s.mu.Unlock()
-	if len(todo) == 0 {
-		if !open {
-			s.release(b)
-		}
-		return nil
+	if len(todo) > 0 {
+		s.answered <- toSend{batch: b, chunks: todo} // never full: the window bounds the batches, and each is queued twice at most
 	}
-	send := &batch{id: b.id, chunks: b.chunks, todo: todo}
-	if !open {
-		send.bytes = b.bytes // released when sent
-	}
-	s.answered <- send // never full: the window bounds the batches, and each is queued twice at most
 	return nil
 }
 
-func (s *sender) release(b *batch) {
-	s.mu.Lock()
+// unref lets go of a batch; with the last reference its room is free again. s.mu is
+// held.
+func (s *sender) unref(b *batch) {
+	if b.refs--; b.refs > 0 {
+		return
+	}
 	s.used -= b.bytes
 	s.room.Broadcast()
-	s.mu.Unlock()
+	for _, buf := range b.bufs {
+		buf = buf[:cap(buf)]
+		largeBuffers.Put(&buf)
+	}
+	b.bufs, b.chunks = nil, nil
 }
 
-// sendData packs the wanted chunks of a batch into one frame.
-func (s *sender) sendData(b *batch) error {
-	d := &agentpb.Data{Batch: b.id}
-	n := 0
-	for _, i := range b.todo {
-		n += len(b.chunks[i])
+func (s *sender) serve(t toSend) error {
+	if t.recut {
+		return s.recut(t.batch)
 	}
-	buf := make([]byte, 0, n)
-	for _, i := range b.todo {
-		buf = append(buf, b.chunks[i]...)
+	return s.sendData(t)
+}
+
+// sendData sends the wanted chunks of a batch as one frame.
+func (s *sender) sendData(t toSend) error {
+	d := &agentpb.Data{Batch: t.batch.id}
+	parts := make([][]byte, len(t.chunks))
+	s.mu.Lock()
+	for n, i := range t.chunks {
+		parts[n] = t.batch.chunks[i]
 		d.Chunks = append(d.Chunks, uint32(i))
 	}
-	d.Frame, d.Zstd = s.packer.Pack(buf)
+	s.mu.Unlock()
+	parts, d.Zstd = s.packer.Pack(parts...)
 	start := time.Now()
-	err := s.send(&agentpb.CopyReply{Data: []*agentpb.Data{d}}, true)
+	s.outMu.Lock()
+	err := s.out.SendRaw(&agentpb.CopyReply{Data: []*agentpb.Data{d}}, parts...)
+	s.outMu.Unlock()
 	s.packer.Sent(time.Since(start))
-	if b.bytes > 0 {
-		s.release(b)
-	}
+	s.mu.Lock()
+	s.unref(t.batch)
+	s.mu.Unlock()
 	return err
 }
 
 // offer waits for room and sends what a reader has gathered; the digests of the
 // chunks are filled in already.
-func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
-	b := &batch{offer: offer, chunks: chunks, bytes: batchCost}
+func (s *sender) offer(offer *agentpb.Offer, chunks, bufs [][]byte) error {
+	b := &batch{offer: offer, chunks: chunks, bufs: bufs, bytes: batchCost, refs: 1}
 	for _, c := range chunks {
 		b.bytes += len(c)
 	}
@@ -313,7 +334,7 @@ func (s *sender) offer(offer *agentpb.Offer, chunks [][]byte) error {
 	offer.Batch = b.id
 	s.batches[b.id] = b
 	s.mu.Unlock()
-	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{offer}}, false)
+	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{offer}})
 }
 
 func lengths(chunks [][]byte) []uint32 {
@@ -353,7 +374,7 @@ func (s *sender) recut(b *batch) error {
 		b.pending[i] = true
 	}
 	s.mu.Unlock()
-	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{b.offer}}, false)
+	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{b.offer}})
 }
 
 // cutRuns cuts the bytes of a part anew, each run between holes for itself.

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +31,8 @@ type world struct {
 	index    *chunk.Index
 	sources  *Sources
 	tree     string
+	scanGov  Governor // what the scan and the reading of files go through
+	copyGov  Governor
 }
 
 func newWorld(t testing.TB) *world {
@@ -41,7 +41,8 @@ func newWorld(t testing.TB) *world {
 		t.Skip("needs root: owners, devices and flags are part of a copy")
 	}
 	dir := t.TempDir()
-	w := &world{t: t, src: dir + "/src", dst: dir + "/dst", state: dir + "/state", index: chunk.NewIndex(), sources: NewSources(), tree: "test:/"}
+	w := &world{t: t, src: dir + "/src", dst: dir + "/dst", state: dir + "/state", index: chunk.NewIndex(), sources: NewSources(), tree: "test:/",
+		scanGov: noLimits{}, copyGov: noLimits{}}
 	for _, d := range []string{w.src, w.dst, w.state} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -70,17 +71,12 @@ func (w *world) connect() *pipe.Conn {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := NewService(noLimits{}, w.state)
-	s.views["/"] = &view{root: openRoot(w.t, w.src), excludes: ex}
-	ar, aw := io.Pipe()
-	br, bw := io.Pipe()
-	client := pipe.New(ar, bw, pipe.Options{Dialer: true})
-	server := pipe.New(br, aw, pipe.Options{Handlers: s.Handlers()})
-	var wg sync.WaitGroup
-	wg.Go(func() { client.Run(context.Background()) })
-	wg.Go(func() { server.Run(context.Background()) })
-	w.t.Cleanup(func() { client.Close(); server.Close(); wg.Wait() })
-	return client
+	view := &view{root: openRoot(w.t, w.src), excludes: ex}
+	scan, copy := NewService(w.scanGov, w.state), NewService(w.copyGov, w.state)
+	scan.views["/"], copy.views["/"] = view, view
+	handlers := scan.Handlers()
+	handlers["tree.copy"] = copy.Handlers()["tree.copy"]
+	return link(w.t, handlers)
 }
 
 // pass runs one pass and returns its result.

@@ -41,6 +41,28 @@ func (v *view) close() {
 	v.undo = nil
 }
 
+// subvolume returns the number that scans give the subvolume of the directory at
+// path; 0 where there are none.
+func (v *view) subvolume(path string) uint64 {
+	for v.btrfs {
+		fd, err := openDir(v.root, path)
+		if err != nil {
+			return 0
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(fd, &st)
+		unix.Close(fd)
+		if err == nil && st.Ino == btrfsRootInode {
+			return pageKey(keyOf(path), nil)
+		}
+		if path == "" {
+			return 0
+		}
+		path, _ = split(path)
+	}
+	return 0
+}
+
 // openView prepares the filesystem mounted at f.MountPoint. The mounts it makes
 // are in this process's own mount namespace and read-only.
 func openView(f *agentpb.OpenFilesystem, snapshot bool, scratch string) (v *view, err error) {

@@ -44,7 +44,7 @@ func ParamsFor(size int64) Params {
 	case size <= 1<<30:
 		return Params{16 << 10, 64 << 10, 256 << 10}
 	}
-	return Params{64 << 10, 256 << 10, MaxLen}
+	return Params{128 << 10, 256 << 10, MaxLen}
 }
 
 // gear maps a byte to a fixed random-looking word. It is part of the format: two
@@ -78,6 +78,7 @@ func Cut(b []byte, p Params) int {
 	strict, loose = strict<<(64-width-2), loose<<(64-width+2)
 	var h uint64
 	i := p.Min
+	b = b[:n] // so that the loops need no bounds checks
 	for ; i < avg; i++ {
 		h = h<<1 + gear[b[i]]
 		if h&strict == 0 {

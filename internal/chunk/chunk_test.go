@@ -136,8 +136,8 @@ func TestPackRoundTrip(t *testing.T) {
 	for level := range len(levels) {
 		p := NewPacker(level)
 		for _, b := range [][]byte{nil, []byte("x"), text, random(5, 1<<20)} {
-			f, z := p.Pack(b)
-			got, err := u.Unpack(f, z, len(b))
+			f, z := p.Pack(b[:len(b)/3], b[len(b)/3:])
+			got, err := u.Unpack(bytes.Join(f, nil), z, len(b))
 			if err != nil || !bytes.Equal(got, b) {
 				t.Errorf("level %d, %d bytes: %v", level, len(b), err)
 			}
@@ -146,7 +146,8 @@ func TestPackRoundTrip(t *testing.T) {
 			t.Errorf("level %d: random bytes were compressed", level)
 		}
 	}
-	f, z := NewPacker(2).Pack(text)
+	frame, z := NewPacker(2).Pack(text)
+	f := bytes.Join(frame, nil)
 	if len(f) > len(text)/20 {
 		t.Errorf("text packed to %d of %d bytes", len(f), len(text))
 	}

@@ -38,53 +38,72 @@ func NewPacker(level int) *Packer {
 	return p
 }
 
-// Pack returns b compressed, or b itself and false where that would not make it
-// smaller by at least a thirtieth.
-func (p *Packer) Pack(b []byte) (frame []byte, zipped bool) {
-	if len(b) == 0 {
-		return b, false
-	}
+// Pack returns the parts joined and compressed, or as they are and false where
+// that would not make them smaller by at least a thirtieth.
+func (p *Packer) Pack(parts ...[]byte) (frame [][]byte, zipped bool) {
 	start := time.Now()
+	defer func() { p.spent(&p.packing, time.Since(start)) }()
+	n := 0
+	for _, b := range parts {
+		n += len(b)
+	}
 	p.mu.Lock()
 	level := p.level
-	e := p.encoder(max(level, 1))
 	p.mu.Unlock()
-	defer func() { p.spent(&p.packing, time.Since(start)) }()
-	if level == 0 || !p.promising(b) {
-		return b, false
+	if n == 0 || level == 0 || !p.promising(parts, n) {
+		return parts, false
 	}
-	z := e.EncodeAll(b, make([]byte, 0, len(b)/2))
+	joined := joinBuffers.Get().(*[]byte)
+	defer joinBuffers.Put(joined)
+	b := (*joined)[:0]
+	for _, part := range parts {
+		b = append(b, part...)
+	}
+	*joined = b
+	z := p.encoder(level).EncodeAll(b, make([]byte, 0, len(b)/2))
 	if len(z) > len(b)-len(b)/30 {
-		return b, false
+		return parts, false
 	}
-	return z, true
+	return [][]byte{z}, true
 }
+
+var joinBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20); return &b }}
 
 // promising tries the fastest level on samples, so that no effort goes into what
 // is compressed or encrypted already.
-func (p *Packer) promising(b []byte) bool {
-	const sample = 8 << 10
-	if len(b) <= 4*sample {
+func (p *Packer) promising(parts [][]byte, n int) bool {
+	const sample, samples = 8 << 10, 4
+	if n <= samples*sample {
 		return true
 	}
-	p.mu.Lock()
 	fast := p.encoder(1)
-	p.mu.Unlock()
-	in, out := 0, 0
-	for i := range 4 {
-		at := (len(b) - sample) / 3 * i
-		in += sample
-		out += len(fast.EncodeAll(b[at:at+sample], nil))
+	in, out, skip := 0, 0, 0
+	for _, b := range parts {
+		for skip < len(b) {
+			s := b[skip:min(skip+sample, len(b))]
+			in += len(s)
+			out += len(fast.EncodeAll(s, nil))
+			skip += n / samples
+		}
+		skip -= len(b)
 	}
 	return out < in-in/30
 }
 
-// encoder returns the encoder of a level, made when first needed. p.mu is held.
+// encoder returns the encoder of a level, made when first needed. Those of other
+// levels but the fastest are let go: each holds some 10 MB.
 func (p *Packer) encoder(level int) *zstd.Encoder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.encoders {
+		if i > 1 && i != level && level > 1 {
+			p.encoders[i] = nil
+		}
+	}
 	if p.encoders[level] == nil {
 		// Fails only on invalid options, and these are constants.
 		p.encoders[level], _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(levels[level]),
-			zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(MaxFrame), zstd.WithEncoderCRC(false),
+			zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20), zstd.WithEncoderCRC(false),
 			zstd.WithLowerEncoderMem(true))
 	}
 	return p.encoders[level]

@@ -74,7 +74,7 @@ func (l *linkName) bytes() []byte {
 func OpenCatalog(path string) (*Catalog, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 5 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
-		if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+		if isDamaged(err) {
 			return nil, fmt.Errorf("catalog %s is damaged: %w", path, err)
 		}
 		return nil, fmt.Errorf("open catalog %s: %w", path, err)
@@ -95,11 +95,17 @@ func OpenCatalog(path string) (*Catalog, error) {
 	return &Catalog{db: db}, nil
 }
 
+// isDamaged reports whether err is about what the file holds: a full or unreadable
+// disk must not cost a good catalog.
+func isDamaged(err error) bool {
+	return errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch)
+}
+
 // OpenOrReplaceCatalog is OpenCatalog, but a damaged catalog is moved aside: the
 // pass then compares everything anew.
 func OpenOrReplaceCatalog(path string) (c *Catalog, replaced bool, err error) {
 	c, err = OpenCatalog(path)
-	if err == nil || os.IsNotExist(err) || errors.Is(err, bolterrors.ErrTimeout) {
+	if !isDamaged(err) {
 		return c, false, err
 	}
 	if mvErr := os.Rename(path, path+".damaged"); mvErr != nil {

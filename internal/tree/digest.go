@@ -179,7 +179,7 @@ func (d *digester) entry(ctx context.Context, dir int, path, name string) *agent
 	full := join(path, name)
 	var st unix.Stat_t
 	if err := lstat(dir, name, &st); err != nil {
-		if err != unix.ENOENT {
+		if !isVanished(err) {
 			d.problem(full, "stat", err)
 		}
 		return nil
@@ -193,7 +193,7 @@ func (d *digester) entry(ctx context.Context, dir int, path, name string) *agent
 		fd, err = openDir(dir, name)
 	}
 	if err != nil {
-		if err != unix.ENOENT {
+		if !isVanished(err) {
 			d.problem(full, "open", err)
 		}
 		return nil
@@ -202,7 +202,9 @@ func (d *digester) entry(ctx context.Context, dir int, path, name string) *agent
 		defer unix.Close(fd)
 	}
 	if e.Meta, err = readMeta(dir, name, fd, &st); err != nil {
-		d.problem(full, "read", err)
+		if !isVanished(err) {
+			d.problem(full, "read", err)
+		}
 		return nil
 	}
 	if kindOf(st.Mode) == unix.S_IFREG {

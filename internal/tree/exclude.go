@@ -93,29 +93,36 @@ func (e *Excludes) in(dir string) func(name string) bool {
 	}
 }
 
-// lastParts appends the parts that an entry of the directory at parts has to match
-// to be excluded by pattern.
+// lastParts appends the part that an entry of the directory at parts has to match
+// to be excluded by pattern, for each way in which the directory matches what is
+// before it. It follows all ways at once: their number grows with the depth.
 func lastParts(pattern, parts, out []string) []string {
-	if len(pattern) == 0 {
-		return out
-	}
-	if pattern[0] == "**" {
-		if len(pattern) == 1 {
-			return append(out, "**")
+	at := make([]bool, len(pattern)+1) // at[i]: parts so far match pattern[:i]
+	next := make([]bool, len(pattern)+1)
+	at[0] = true
+	skip := func(at []bool) { // ** also stands for no part
+		for i, p := range pattern {
+			at[i+1] = at[i+1] || at[i] && p == "**"
 		}
-		for i := 0; i <= len(parts); i++ {
-			out = lastParts(pattern[1:], parts[i:], out)
-		}
-		return out
 	}
-	if len(parts) == 0 {
-		if len(pattern) == 1 {
-			return append(out, pattern[0])
+	skip(at)
+	for _, part := range parts {
+		clear(next)
+		for i, p := range pattern {
+			if !at[i] {
+				continue
+			}
+			if p == "**" {
+				next[i] = true
+			} else if ok, _ := path.Match(p, part); ok {
+				next[i+1] = true
+			}
 		}
-		return out
+		skip(next)
+		at, next = next, at
 	}
-	if ok, _ := path.Match(pattern[0], parts[0]); ok {
-		return lastParts(pattern[1:], parts[1:], out)
+	if n := len(pattern) - 1; n >= 0 && at[n] {
+		out = append(out, pattern[n])
 	}
 	return out
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/chunk"
@@ -284,15 +285,15 @@ func TestHostileCopy(t *testing.T) {
 			o := wholeOf(id, big)
 			o.Parts[0].Id, o.Parts[0].Head, o.Parts[0].Tail, o.Parts[0].Meta, o.Parts[0].Outcome = id, false, false, nil, nil
 			return []*agentpb.CopyReply{{Offers: []*agentpb.Offer{wholeOf(id, content)}}, {Offers: []*agentpb.Offer{o}},
-				{Data: []*agentpb.Data{{Batch: 1, Frame: big, Chunks: []uint32{0}}}}}
+				{Data: []*agentpb.Data{framed(big, &agentpb.Data{Batch: 1, Chunks: []uint32{0}})}}}
 		},
-		"wrong bytes":    data(&agentpb.Data{Batch: 1, Frame: make([]byte, len(content)), Chunks: []uint32{0}}),
-		"short frame":    data(&agentpb.Data{Batch: 1, Frame: content[1:], Chunks: []uint32{0}}),
-		"bomb":           data(&agentpb.Data{Batch: 1, Frame: bomb, Zstd: true, Chunks: []uint32{0}}),
-		"broken zstd":    data(&agentpb.Data{Batch: 1, Frame: content, Zstd: true, Chunks: []uint32{0}}),
-		"unknown batch":  data(&agentpb.Data{Batch: 9, Frame: content, Chunks: []uint32{0}}),
-		"unknown chunk":  data(&agentpb.Data{Batch: 1, Frame: content, Chunks: []uint32{1 << 31}}),
-		"chunk twice":    data(&agentpb.Data{Batch: 1, Frame: append(content[:len(content):len(content)], content...), Chunks: []uint32{0, 0}}),
+		"wrong bytes":    data(framed(make([]byte, len(content)), &agentpb.Data{Batch: 1, Chunks: []uint32{0}})),
+		"short frame":    data(framed(content[1:], &agentpb.Data{Batch: 1, Chunks: []uint32{0}})),
+		"bomb":           data(framed(bytes.Join(bomb, nil), &agentpb.Data{Batch: 1, Zstd: true, Chunks: []uint32{0}})),
+		"broken zstd":    data(framed(content, &agentpb.Data{Batch: 1, Zstd: true, Chunks: []uint32{0}})),
+		"unknown batch":  data(framed(content, &agentpb.Data{Batch: 9, Chunks: []uint32{0}})),
+		"unknown chunk":  data(framed(content, &agentpb.Data{Batch: 1, Chunks: []uint32{1 << 31}})),
+		"chunk twice":    data(framed(append(content[:len(content):len(content)], content...), &agentpb.Data{Batch: 1, Chunks: []uint32{0, 0}})),
 		"done too early": func(uint64) []*agentpb.CopyReply { return []*agentpb.CopyReply{{Done: true}} },
 		"a strange kind": change(func(o *agentpb.Offer) { nothingIn(o); o.Parts[0].Meta.Mode = 0o644 }),
 		"no such kind":   change(func(o *agentpb.Offer) { nothingIn(o); o.Parts[0].Meta.Mode = 0o170644 }),
@@ -319,7 +320,7 @@ func TestHostileCopy(t *testing.T) {
 								return err
 							}
 						}
-						if err := s.Send(r); err != nil {
+						if err := sendFramed(s, r); err != nil {
 							return err
 						}
 					}
@@ -368,4 +369,23 @@ func TestLinkInTheReplica(t *testing.T) {
 		t.Errorf("a link in the replica led out:\nbefore %v\nafter  %v", before, after)
 	}
 	w.equal()
+}
+
+// framed is a Data with the bytes that are to follow it, carried along as an
+// unknown field.
+func framed(frame []byte, d *agentpb.Data) *agentpb.Data {
+	d.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), frame))
+	return d
+}
+
+func sendFramed(s *pipe.Stream, r *agentpb.CopyReply) error {
+	var frame []byte
+	for _, d := range r.Data {
+		if u := d.ProtoReflect().GetUnknown(); len(u) > 0 {
+			_, _, n := protowire.ConsumeTag(u)
+			frame, _ = protowire.ConsumeBytes(u[n:])
+			d.ProtoReflect().SetUnknown(nil)
+		}
+	}
+	return s.SendRaw(r, frame)
 }

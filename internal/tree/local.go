@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,49 +13,79 @@ import (
 // that are at the target already. It may be used by several passes at once.
 type Sources struct {
 	mu    sync.RWMutex
-	trees map[string]func(path string) (int, error)
+	trees map[string]sourceTree
 	// Missing, when set, is asked once for a tree nobody has added. It returns
 	// how to open its files, or nil.
 	Missing func(tree string) func(path string) (int, error)
 }
 
-// NewSources returns an empty set.
-func NewSources() *Sources { return &Sources{trees: map[string]func(string) (int, error){}} }
+// sourceTree is how to open the files of a tree, and the descriptor of its root
+// where the set owns one, else -1.
+type sourceTree struct {
+	open func(path string) (int, error)
+	root int
+}
 
-// Add makes the files below the open directory root available as tree.
-func (s *Sources) Add(tree string, root int) {
-	s.add(tree, func(path string) (int, error) { return openRegular(root, path) })
+// NewSources returns an empty set.
+func NewSources() *Sources { return &Sources{trees: map[string]sourceTree{}} }
+
+// Add makes the files below the open directory root available as tree, until
+// Remove. The caller may close root before: the set has its own descriptor, which
+// keeps the filesystem busy.
+func (s *Sources) Add(tree string, root int) error {
+	own, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("add tree %s: %w", tree, err)
+	}
+	s.set(tree, sourceTree{Opener(own), own})
+	return nil
 }
 
 func (s *Sources) add(tree string, open func(path string) (int, error)) {
+	s.set(tree, sourceTree{open, -1})
+}
+
+func (s *Sources) set(tree string, t sourceTree) {
 	s.mu.Lock()
-	s.trees[tree] = open
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.drop(tree)
+	s.trees[tree] = t
 }
 
 // Remove takes a tree out again.
 func (s *Sources) Remove(tree string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(tree)
+}
+
+// drop forgets a tree. s.mu is held.
+func (s *Sources) drop(tree string) {
+	if t, ok := s.trees[tree]; ok && t.root >= 0 {
+		unix.Close(t.root)
+	}
 	delete(s.trees, tree)
-	s.mu.Unlock()
 }
 
 func (s *Sources) open(tree, path string) (int, error) {
 	s.mu.RLock()
-	open, ok := s.trees[tree]
-	s.mu.RUnlock()
+	t, ok := s.trees[tree]
 	if !ok && s.Missing != nil {
+		s.mu.RUnlock()
 		s.mu.Lock()
-		if open, ok = s.trees[tree]; !ok {
-			open = s.Missing(tree)
-			s.trees[tree] = open
+		if t, ok = s.trees[tree]; !ok {
+			t = sourceTree{s.Missing(tree), -1}
+			s.trees[tree] = t
 		}
 		s.mu.Unlock()
+		s.mu.RLock()
+		t = s.trees[tree] // it may be gone again
 	}
-	if open == nil {
+	defer s.mu.RUnlock() // not before it is open: Remove closes the root
+	if t.open == nil {
 		return -1, unix.ENOENT
 	}
-	return open(path)
+	return t.open(path)
 }
 
 func openRegular(root int, path string) (int, error) {

@@ -114,8 +114,8 @@ func (p *Pass) Run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	p.Sources.add(p.Tree, p.openOwn)
-	defer p.Sources.Add(p.Tree, p.Root)
 	err = p.run(ctx)
+	err = errors.Join(err, p.Sources.Add(p.Tree, p.Root))
 	if cause := context.Cause(ctx); cause != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = cause
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,12 +24,14 @@ func (h hook) CPU(context.Context) error {
 	return nil
 }
 
-func waitGone(t *testing.T, path string) {
+// waitGone waits until what is at path is not of the kind any more.
+func waitGone(t *testing.T, path string, kind uint32) {
+	time.Sleep(100 * time.Millisecond) // it may have to come first
 	for range 2000 {
-		if _, err := os.Lstat(path); err != nil {
+		time.Sleep(time.Millisecond)
+		if st, err := os.Lstat(path); err != nil || kindOf(st.Sys().(*syscall.Stat_t).Mode) != kind {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Errorf("%s is still there", path)
 }
@@ -49,7 +52,7 @@ func TestVanishedDirectoryStaysGone(t *testing.T) {
 			{Summary: &agentpb.ScanSummary{}}}}
 		l.between = func(i int) {
 			if i == 1 {
-				waitGone(t, w.dst+"/d/.")
+				waitGone(t, w.dst+"/d", unix.S_IFDIR)
 			}
 		}
 		res, err := w.lie(l)
@@ -139,7 +142,7 @@ func TestFirstNamesVanish(t *testing.T) {
 				{Directories: []*agentpb.Directory{dirOf("d", names("l3"))}}, {Summary: &agentpb.ScanSummary{}}}
 			l.between = func(i int) {
 				if i == 1 {
-					waitGone(t, w.dst+"/l1")
+					waitGone(t, w.dst+"/l1", unix.S_IFREG)
 					time.Sleep(50 * time.Millisecond)
 				}
 			}

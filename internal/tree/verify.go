@@ -51,6 +51,8 @@ func (c *Comparison) Run(ctx context.Context) (*CompareResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	local := &digester{root: c.Root, excludes: ex}
 	here := map[string][16]byte{}
 	var mu sync.Mutex
@@ -66,6 +68,9 @@ func (c *Comparison) Run(ctx context.Context) (*CompareResult, error) {
 		})
 	})
 	there, res, err := c.remote(ctx)
+	if err != nil {
+		cancel() // or a lost source would be told of only when all is read here
+	}
 	wg.Wait()
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -229,16 +228,17 @@ var errNotMounted = errors.New("not mounted")
 
 // findMount returns the topmost mount at mountPoint.
 func findMount(mountPoint string) (*mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}
-	defer f.Close()
+	return findMountIn(string(b), mountPoint)
+}
+
+func findMountIn(mountinfo, mountPoint string) (*mount, error) {
 	var found *mount
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		left, right, ok := strings.Cut(sc.Text(), " - ")
+	for line := range strings.Lines(mountinfo) {
+		left, right, ok := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
 		if !ok || len(l) < 6 || len(r) < 2 {
 			continue
@@ -246,9 +246,6 @@ func findMount(mountPoint string) (*mount, error) {
 		if unescape(l[4]) == mountPoint {
 			found = &mount{mountPoint, unescape(l[3]), r[0], unescape(r[1])}
 		}
-	}
-	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("read mounts: %w", err)
 	}
 	if found == nil {
 		return nil, fmt.Errorf("%s: %w", mountPoint, errNotMounted)

@@ -1672,12 +1672,12 @@ func (x *Answer) GetRecut() bool {
 	return false
 }
 
-// Data carries the wanted chunks of one batch, in order, in one frame.
+// Data announces wanted chunks of one batch. Their bytes, in order, follow the
+// message, see pipe.Stream.SendRaw; a message has one Data at most.
 type Data struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Batch         uint64                 `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
-	Frame         []byte                 `protobuf:"bytes,2,opt,name=frame,proto3" json:"frame,omitempty"`
-	Zstd          bool                   `protobuf:"varint,3,opt,name=zstd,proto3" json:"zstd,omitempty"`
+	Zstd          bool                   `protobuf:"varint,3,opt,name=zstd,proto3" json:"zstd,omitempty"`            // the bytes are one zstd frame
 	Chunks        []uint32               `protobuf:"varint,4,rep,packed,name=chunks,proto3" json:"chunks,omitempty"` // which of the batch's chunks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1718,13 +1718,6 @@ func (x *Data) GetBatch() uint64 {
 		return x.Batch
 	}
 	return 0
-}
-
-func (x *Data) GetFrame() []byte {
-	if x != nil {
-		return x.Frame
-	}
-	return nil
 }
 
 func (x *Data) GetZstd() bool {
@@ -2193,12 +2186,11 @@ const file_tree_proto_rawDesc = "" +
 	"\x06Answer\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x04R\x05batch\x12\x1a\n" +
 	"\bverdicts\x18\x02 \x01(\fR\bverdicts\x12\x14\n" +
-	"\x05recut\x18\x03 \x01(\bR\x05recut\"^\n" +
+	"\x05recut\x18\x03 \x01(\bR\x05recut\"N\n" +
 	"\x04Data\x12\x14\n" +
-	"\x05batch\x18\x01 \x01(\x04R\x05batch\x12\x14\n" +
-	"\x05frame\x18\x02 \x01(\fR\x05frame\x12\x12\n" +
+	"\x05batch\x18\x01 \x01(\x04R\x05batch\x12\x12\n" +
 	"\x04zstd\x18\x03 \x01(\bR\x04zstd\x12\x16\n" +
-	"\x06chunks\x18\x04 \x03(\rR\x06chunks\"C\n" +
+	"\x06chunks\x18\x04 \x03(\rR\x06chunksJ\x04\b\x02\x10\x03\"C\n" +
 	"\rDigestRequest\x12\x1e\n" +
 	"\n" +
 	"filesystem\x18\x01 \x01(\tR\n" +

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 
 	"github.com/leeward-dr/leeward/internal/agent"
@@ -16,12 +17,18 @@ import (
 	"github.com/leeward-dr/leeward/internal/tree"
 )
 
+// agentMemory is what the agent's heap should stay below, in bytes.
+const agentMemory = 160 << 20
+
 // runAgent serves at a source. What it mounts, it mounts beside its own file:
 // the cache directory is the only place it may write to.
 func runAgent(ctx context.Context, c *call) error {
 	if err := c.parseNone(); err != nil {
 		return err
 	}
+	// A source's memory is for its own work: collect sooner, at some cost in time.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(agentMemory)
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/protect"
@@ -21,6 +22,7 @@ func runReplicate(ctx context.Context, c *call) error {
 	if err := enterStore(ctx, e); err != nil {
 		return err
 	}
+	debug.SetGCPercent(50) // memory is worth more than the time it costs to collect
 	p := c.startProgress("replicate", selected)
 	res, err := protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
 	p.Close()

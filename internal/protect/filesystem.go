@@ -57,7 +57,7 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 	if replaced {
 		p.warn(fmt.Sprintf("the catalog of %s was damaged and is made anew: this pass compared everything", mountPoint))
 	}
-	if p.states[mountPoint] != nil || only == nil {
+	if p.states[mountPoint] == nil || only == nil {
 		p.states[mountPoint] = &replica.FilesystemState{MountPoint: mountPoint}
 	}
 	pass := &tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Catalog: cat,

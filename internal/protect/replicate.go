@@ -146,7 +146,12 @@ func (p *serverPass) pass(ctx context.Context) (err error) {
 		defer src.close()
 	}
 	if p.mounted != nil {
-		defer func() { err = errors.Join(err, p.mounted.Close()) }()
+		defer func() {
+			for _, part := range p.mounted.Layout().Partitions {
+				p.sources.Remove(treeName(p.server.Name, part.MountPoint)) // or it could not be unmounted
+			}
+			err = errors.Join(err, p.mounted.Close())
+		}()
 	}
 	if err != nil {
 		return err
@@ -220,6 +225,7 @@ func (p *serverPass) carry(ctx context.Context, src *source) error {
 		return err
 	}
 	p.states = map[string]*replica.FilesystemState{}
+	p.result.Fuzzy = nil
 	for _, f := range src.facts.Filesystems {
 		if err := p.filesystem(ctx, src, f.MountPoint, nil); err != nil {
 			return err

@@ -204,6 +204,6 @@ func (s *seeds) tree(ctx context.Context, name, dir string) error {
 	if err := tree.IndexSeed(ctx, root, s.run.index, tname, index); err != nil {
 		return fmt.Errorf("index seed %s: %w", name, err)
 	}
-	s.run.sources.Add(tname, root)
-	return nil
+	s.undo = append(s.undo, func() error { s.run.sources.Remove(tname); return nil })
+	return s.run.sources.Add(tname, root)
 }

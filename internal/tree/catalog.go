@@ -201,6 +201,9 @@ func decodePage(v []byte) ([]known, error) {
 	if err := proto.Unmarshal(v[9:], &p); err != nil {
 		return nil, fmt.Errorf("damaged page: %w", err)
 	}
+	if p.Page == nil {
+		return nil, fmt.Errorf("damaged page: %w", errColumns)
+	}
 	entries, err := unpack(p.Page, true)
 	if err != nil {
 		return nil, fmt.Errorf("damaged page: %w", err)

@@ -201,6 +201,9 @@ func (c *contentReader) finish(stable bool, after *unix.Stat_t) error {
 	}
 	c.part.Tail, c.part.End, c.part.Outcome = true, uint64(c.pos), o
 	c.parts = append(c.parts, c.part)
+	if c.part.Meta != nil {
+		c.told += metaSize(c.part.Meta)
+	}
 	if c.size > smallBatch {
 		return c.flush()
 	}

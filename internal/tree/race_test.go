@@ -2,7 +2,9 @@ package tree
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -154,6 +156,90 @@ func TestFirstNamesVanish(t *testing.T) {
 		}
 		if _, err := os.Lstat(w.dst + "/d/l3"); err != nil {
 			t.Errorf("late %v: %v", late, err)
+		}
+	}
+}
+
+// diskHook is a Governor that calls f before each reading of content.
+type diskHook struct {
+	noLimits
+	f func()
+}
+
+func (h diskHook) Disk(context.Context, int) error {
+	h.f()
+	return nil
+}
+
+// A change in the same tick of the clock as the one before cannot be told from it:
+// nothing may be read sooner.
+func TestFreshFilesAreReadLater(t *testing.T) {
+	w := newWorld(t)
+	w.sh(`echo x > f`)
+	w.copyGov = diskHook{f: func() {
+		var st unix.Stat_t
+		if err := unix.Stat(w.src+"/f", &st); err != nil {
+			t.Error(err)
+		}
+		if age := time.Since(time.Unix(st.Ctim.Unix())); age < tick {
+			t.Errorf("read %v after it was changed", age)
+		}
+	}}
+	os.Chmod(w.src+"/f", 0o600)
+	w.sync()
+	w.equal()
+}
+
+// Large attributes of many files do not fit into one message.
+func TestManyLargeAttributes(t *testing.T) {
+	w := newWorld(t)
+	value := make([]byte, 3000)
+	for i := range value {
+		value[i] = byte(i * i >> 3)
+	}
+	w.sh(`seq 600 | xargs touch; mkdir d`)
+	for i := range 600 {
+		if err := unix.Setxattr(w.src+"/"+strconv.Itoa(i+1), "user.large", value, 0); err != nil {
+			t.Skip("no room for large attributes here: ", err)
+		}
+	}
+	w.sync()
+	w.equal()
+}
+
+// TestChangesDuringAPass changes the source while passes run; a quiet pass then
+// makes both equal.
+func TestChangesDuringAPass(t *testing.T) {
+	w := newWorld(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	m := &mutator{r: rand.New(rand.NewPCG(seed, 2)), root: w.src}
+	for range 100 {
+		m.step()
+	}
+	for round := range 8 {
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					m.step()
+				}
+			}
+		})
+		res, err := w.pass(context.Background())
+		close(stop)
+		wg.Wait()
+		if err != nil || len(res.Problems) > 0 {
+			t.Fatalf("round %d, seed %d: %v, %v", round, seed, err, res.Problems)
+		}
+		w.sync()
+		w.equal()
+		if t.Failed() {
+			t.Fatalf("differs after round %d, seed %d", round, seed)
 		}
 	}
 }

@@ -3,11 +3,13 @@ package tree
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/chunk"
+	"github.com/leeward-dr/leeward/internal/dr"
 )
 
 // rereads is how often a small file that changes under the reader is read again
@@ -57,6 +59,7 @@ type fileReader struct {
 	cuts    [][]byte
 	digests []byte // 32 bytes of each cut
 	bytes   int    // in cuts
+	told    int    // what the parts take in the offer beside digests, where it is much
 }
 
 func (r *fileReader) flush() error {
@@ -65,15 +68,24 @@ func (r *fileReader) flush() error {
 	}
 	offer := &agentpb.Offer{Parts: r.parts, Digests: r.digests}
 	cuts, bufs := r.cuts, r.bufs
-	r.parts, r.cuts, r.digests, r.buf, r.bufs, r.bytes = nil, nil, nil, nil, nil, 0
+	r.parts, r.cuts, r.digests, r.buf, r.bufs, r.bytes, r.told = nil, nil, nil, nil, nil, 0, 0
 	return r.offer(offer, cuts, bufs)
 }
 
 func (r *fileReader) flushIfFull() error {
-	if len(r.parts) >= batchParts || r.bytes >= smallBatch {
+	if len(r.parts) >= batchParts || r.bytes >= smallBatch || r.told >= smallBatch {
 		return r.flush()
 	}
 	return nil
+}
+
+// metaSize is what an entry's state takes on the wire, where it is not small.
+func metaSize(m *agentpb.Meta) int {
+	n := len(m.Target)
+	for _, x := range m.Xattrs {
+		n += len(x.Name) + len(x.Value)
+	}
+	return n
 }
 
 // gone reports how an entry that could not be read ended. Errors of single files
@@ -94,7 +106,11 @@ func (r *fileReader) file(f *agentpb.CopyFile) error {
 		return r.gone(f.Id, "open directory", err)
 	}
 	var st unix.Stat_t
-	if err := lstat(dir, name, &st); err != nil {
+	err = lstat(dir, name, &st)
+	if err == nil && r.quiet(&st) {
+		err = lstat(dir, name, &st)
+	}
+	if err != nil {
 		return r.gone(f.Id, "stat", err)
 	}
 	fd := -1
@@ -125,7 +141,40 @@ func (r *fileReader) file(f *agentpb.CopyFile) error {
 		m.Subvolume = true
 	}
 	r.parts = append(r.parts, &agentpb.Part{Id: f.Id, Head: true, Tail: true, Meta: m, Outcome: &agentpb.Outcome{}})
+	r.told += metaSize(m)
 	return r.flushIfFull()
+}
+
+// tick is longer than the steps in which kernels before 6.13 stamp changes (10 ms
+// at 100 Hz).
+const tick = 20 * time.Millisecond
+
+// untilQuiet returns how long a further change of the entry may still carry the
+// same change time: it would never be seen.
+func (r *fileReader) untilQuiet(st *unix.Stat_t) time.Duration {
+	if r.view.consistency == dr.Crash {
+		return 0 // a snapshot does not change
+	}
+	d := time.Until(time.Unix(st.Ctim.Unix()).Add(tick))
+	if d > tick {
+		return 0 // the clock was set back
+	}
+	return d
+}
+
+// quiet waits that long and reports whether it had to.
+func (r *fileReader) quiet(st *unix.Stat_t) bool {
+	d := r.untilQuiet(st)
+	if d <= 0 {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.ctx.Done():
+	}
+	return true
 }
 
 // openFile opens for reading without touching the access time, and without
@@ -154,6 +203,7 @@ func (r *fileReader) regular(f *agentpb.CopyFile, dir int, name string, fd int, 
 		c := &contentReader{fileReader: r, fd: fd, size: st.Size, positional: f.Positional, params: chunk.ParamsFor(st.Size)}
 		c.part = &agentpb.Part{Id: f.Id, Head: true, Meta: m}
 		sparse := st.Blocks*512 < st.Size
+		early := r.untilQuiet(st) > 0
 		if err := c.read(sparse); err != nil {
 			if c.ioErr != nil {
 				return r.failPart(mark, c, f.Id)
@@ -164,7 +214,7 @@ func (r *fileReader) regular(f *agentpb.CopyFile, dir int, name string, fd int, 
 		if err := unix.Fstat(fd, &after); err != nil {
 			return r.gone(f.Id, "stat", err)
 		}
-		stable := sameStat(st, &after) && !c.short
+		stable := sameStat(st, &after) && !c.short && !early
 		if !stable && c.part.Head && try < rereads {
 			r.reset(mark) // all of it is still in this batch: take it back
 			*st = after

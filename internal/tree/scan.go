@@ -20,6 +20,8 @@ import (
 const (
 	// scanBatch is how many entries go into one message, about.
 	scanBatch = 4096
+	// pathCost is how many bytes of a directory's path count as an entry.
+	pathCost = 256
 	// scanEvery is how often a scan that finds nothing new says that it is alive.
 	scanEvery = time.Second
 	// maxProblems bounds how many single problems are told; the rest are counted.
@@ -260,7 +262,7 @@ func (s *scanner) emit(d *agentpb.Directory, n int) error {
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
 	s.pending.Directories = append(s.pending.Directories, d)
-	s.pendN += n + 1
+	s.pendN += n + 1 + len(d.Path)/pathCost
 	if s.pendN < scanBatch {
 		return nil
 	}

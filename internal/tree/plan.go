@@ -271,6 +271,13 @@ func (pl *planner) shape(dir int, dj *dirJob, e entry, exists *bool) error {
 		}
 		var st unix.Stat_t
 		*exists = lstat(dir, e.name, &st) == nil
+		if *exists && pl.Btrfs && kindOf(e.mode) == unix.S_IFDIR && (st.Ino == btrfsRootInode) != (e.inode == btrfsRootInode) {
+			// A subvolume is mounted by its name: a plain directory is no stand-in.
+			if err := pl.remove(dir, dj.path, e.name, st.Mode); err != nil {
+				return err
+			}
+			*exists = false
+		}
 	}
 	if kindOf(e.mode) != unix.S_IFDIR || *exists {
 		return nil

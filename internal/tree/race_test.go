@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -186,23 +185,6 @@ func TestFreshFilesAreReadLater(t *testing.T) {
 		}
 	}}
 	os.Chmod(w.src+"/f", 0o600)
-	w.sync()
-	w.equal()
-}
-
-// Large attributes of many files do not fit into one message.
-func TestManyLargeAttributes(t *testing.T) {
-	w := newWorld(t)
-	value := make([]byte, 3000)
-	for i := range value {
-		value[i] = byte(i * i >> 3)
-	}
-	w.sh(`seq 600 | xargs touch; mkdir d`)
-	for i := range 600 {
-		if err := unix.Setxattr(w.src+"/"+strconv.Itoa(i+1), "user.large", value, 0); err != nil {
-			t.Skip("no room for large attributes here: ", err)
-		}
-	}
 	w.sync()
 	w.equal()
 }

@@ -33,6 +33,8 @@ type world struct {
 	tree     string
 	scanGov  Governor // what the scan and the reading of files go through
 	copyGov  Governor
+	btrfs    bool
+	view     *view // of the source, where it is not w.src as it is
 }
 
 func newWorld(t testing.TB) *world {
@@ -65,15 +67,21 @@ func openRoot(t testing.TB, dir string) int {
 	return fd
 }
 
+// root opens a directory once for the world's life.
+func (w *world) root(dir string) int { return openRoot(w.t, dir) }
+
 // connect starts a source service for w.src and returns the target's end.
 func (w *world) connect() *pipe.Conn {
 	ex, err := NewExcludes(w.excludes)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	view := &view{root: openRoot(w.t, w.src), excludes: ex}
+	v := w.view
+	if v == nil {
+		v = &view{root: w.root(w.src), excludes: ex, btrfs: w.btrfs}
+	}
 	scan, copy := NewService(w.scanGov, w.state), NewService(w.copyGov, w.state)
-	scan.views["/"], copy.views["/"] = view, view
+	scan.views["/"], copy.views["/"] = v, v
 	handlers := scan.Handlers()
 	handlers["tree.copy"] = copy.Handlers()["tree.copy"]
 	return link(w.t, handlers)
@@ -90,7 +98,7 @@ func (w *world) pass(ctx context.Context) (*Result, error) {
 	if err := w.index.Attach(w.tree, w.state+"/index"); err != nil {
 		w.t.Fatal(err)
 	}
-	p := &Pass{Conns: []*pipe.Conn{w.connect()}, Filesystem: "/", Root: openRoot(w.t, w.dst), Catalog: cat,
+	p := &Pass{Conns: []*pipe.Conn{w.connect()}, Filesystem: "/", Root: w.root(w.dst), Btrfs: w.btrfs, Catalog: cat,
 		Index: w.index, Tree: w.tree, Sources: w.sources}
 	return p.Run(ctx)
 }

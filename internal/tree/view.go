@@ -170,7 +170,15 @@ func (v *view) snapshotBtrfs(m *mount, dir string) {
 		fail(err)
 		return
 	}
-	v.undo = append(v.undo, func() { removeSnapshots(rw) })
+	lock, err := lockSnapshots(snaps)
+	if err != nil {
+		fail(fmt.Errorf("lock %s: %w", snaps, err))
+		return
+	}
+	v.undo = append(v.undo, func() {
+		removeSnapshotsIn(snaps)
+		unix.Close(lock)
+	})
 	v.at = time.Now()
 	if err := v.coverWithSnapshots(subs, dir, rw, snaps); err != nil {
 		fail(err)
@@ -207,16 +215,40 @@ func (v *view) coverWithSnapshots(subs []string, dir, rw, snaps string) error {
 	return nil
 }
 
-// removeSnapshots removes what this or an earlier, killed pass has taken.
+// lockSnapshots marks a directory of snapshots as in use, until the descriptor it
+// returns is closed or this process ends.
+func lockSnapshots(dir string) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// removeSnapshots removes what earlier, killed passes have taken. Those of a pass
+// in progress are locked: without them it would see an empty source.
 func removeSnapshots(top string) {
 	dirs, _ := filepath.Glob(filepath.Join(top, snapPrefix+"*"))
 	for _, d := range dirs {
-		snaps, _ := os.ReadDir(d)
-		for _, s := range snaps {
-			btrfsDelete(d, s.Name())
+		lock, err := lockSnapshots(d)
+		if err != nil {
+			continue
 		}
-		os.Remove(d)
+		removeSnapshotsIn(d)
+		unix.Close(lock)
 	}
+}
+
+func removeSnapshotsIn(dir string) {
+	snaps, _ := os.ReadDir(dir)
+	for _, s := range snaps {
+		btrfsDelete(dir, s.Name())
+	}
+	os.Remove(dir)
 }
 
 // mount is one line of mountinfo, as far as a view needs it.

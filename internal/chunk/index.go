@@ -310,37 +310,9 @@ func (w *Writer) Close() error {
 
 // merge makes one run of all; where runs disagree on a chunk the newest counts.
 func (t *treeIndex) merge() error {
-	seen := map[uint64]bool{}
-	var recs []record
-	var paths []byte
-	var ends []uint64
-	for i := len(t.runs) - 1; i >= 0; i-- {
-		r := t.runs[i]
-		files := map[uint32]uint32{}
-		for k := range r.count {
-			rec := r.record(k)
-			if seen[rec.key] {
-				continue
-			}
-			seen[rec.key] = true
-			to, ok := files[rec.file]
-			if !ok {
-				path, valid := r.path(rec.file)
-				if !valid {
-					continue
-				}
-				paths = append(paths, path...)
-				ends = append(ends, uint64(len(paths)))
-				to = uint32(len(ends) - 1)
-				files[rec.file] = to
-			}
-			rec.file = to
-			recs = append(recs, rec)
-		}
-	}
 	t.seq++
 	name := filepath.Join(t.dir, fmt.Sprintf("%08d.run", t.seq))
-	if err := writeRun(name, recs, paths, ends); err != nil {
+	if err := mergeRuns(name, t.runs); err != nil {
 		return err
 	}
 	merged, err := openRun(name)

@@ -43,8 +43,46 @@ const (
 	recordSize = 24
 )
 
-func writeRun(name string, recs []record, paths []byte, ends []uint64) (err error) {
+// writeRun writes a run of records, which it sorts.
+func writeRun(name string, recs []record, paths []byte, ends []uint64) error {
 	slices.SortFunc(recs, func(a, b record) int { return cmp.Compare(a.key, b.key) })
+	return createRun(name, func(w *runWriter) {
+		for _, r := range recs {
+			w.record(r)
+		}
+		for _, e := range ends {
+			w.end(e)
+		}
+		w.Write(paths)
+	})
+}
+
+// runWriter writes the parts of a run in their order. The bufio.Writer keeps the
+// first error.
+type runWriter struct {
+	*bufio.Writer
+	count, files uint64
+	buf          [recordSize]byte
+}
+
+func (w *runWriter) record(r record) {
+	b := w.buf[:]
+	binary.BigEndian.PutUint64(b, r.key)
+	binary.BigEndian.PutUint32(b[8:], r.file)
+	binary.BigEndian.PutUint32(b[12:], r.length)
+	binary.BigEndian.PutUint64(b[16:], uint64(r.offset))
+	w.Write(b)
+	w.count++
+}
+
+// end writes where the path of one more file ends.
+func (w *runWriter) end(e uint64) {
+	w.Write(binary.BigEndian.AppendUint64(w.buf[:0], e))
+	w.files++
+}
+
+// createRun makes the file name out of what body writes, all or nothing.
+func createRun(name string, body func(w *runWriter)) (err error) {
 	tmp := name + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -57,33 +95,74 @@ func writeRun(name string, recs []record, paths []byte, ends []uint64) (err erro
 			err = fmt.Errorf("write index: %w", err)
 		}
 	}()
-	w := bufio.NewWriterSize(f, 1<<20)
-	var b [recordSize]byte
-	put := func(n uint64) {
-		binary.BigEndian.PutUint64(b[:], n)
-		w.Write(b[:8]) // bufio keeps the first error for Flush
-	}
-	w.WriteString(runMagic)
-	put(uint64(len(recs)))
-	put(uint64(len(ends)))
-	for _, r := range recs {
-		binary.BigEndian.PutUint64(b[:], r.key)
-		binary.BigEndian.PutUint32(b[8:], r.file)
-		binary.BigEndian.PutUint32(b[12:], r.length)
-		binary.BigEndian.PutUint64(b[16:], uint64(r.offset))
-		w.Write(b[:])
-	}
-	for _, e := range ends {
-		put(e)
-	}
-	w.Write(paths)
+	w := &runWriter{Writer: bufio.NewWriterSize(f, 1<<20)}
+	w.Write(make([]byte, runHeader)) // known at the end
+	body(w)
 	if err := w.Flush(); err != nil {
+		return err
+	}
+	header := binary.BigEndian.AppendUint64([]byte(runMagic), w.count)
+	if _, err := f.WriteAt(binary.BigEndian.AppendUint64(header, w.files), 0); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
 	return os.Rename(tmp, name)
+}
+
+// mergeRuns writes one run of all, oldest first; where they disagree on a chunk the
+// newest counts. It holds a few bytes a file in memory and nothing a record.
+func mergeRuns(name string, runs []*run) error {
+	type place struct {
+		run  int
+		file uint32
+	}
+	ids := make([][]uint32, len(runs)) // of the files used so far, plus one
+	for i, r := range runs {
+		ids[i] = make([]uint32, r.files)
+	}
+	var used []place
+	next := make([]int, len(runs))
+	return createRun(name, func(w *runWriter) {
+		for {
+			newest := -1
+			for i, r := range runs {
+				if next[i] < r.count && (newest < 0 || r.key(next[i]) <= runs[newest].key(next[newest])) {
+					newest = i
+				}
+			}
+			if newest < 0 {
+				break
+			}
+			rec := runs[newest].record(next[newest])
+			for i, r := range runs {
+				for next[i] < r.count && r.key(next[i]) == rec.key {
+					next[i]++
+				}
+			}
+			if int(rec.file) >= runs[newest].files {
+				continue // damaged: only a hint is lost
+			}
+			id := &ids[newest][rec.file]
+			if *id == 0 {
+				used = append(used, place{newest, rec.file})
+				*id = uint32(len(used))
+			}
+			rec.file = *id - 1
+			w.record(rec)
+		}
+		end := uint64(0)
+		for _, p := range used {
+			path, _ := runs[p.run].path(p.file)
+			end += uint64(len(path))
+			w.end(end)
+		}
+		for _, p := range used {
+			path, _ := runs[p.run].path(p.file)
+			w.WriteString(path)
+		}
+	})
 }
 
 func openRun(name string) (*run, error) {

@@ -116,7 +116,11 @@ func (b *bench) small(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.report.add(figures{Case: "c0", Title: fmt.Sprintf("first pass of %d small files, unshaped", n), Leeward: lu, Rsync: ru})
+	err = b.report.add(figures{Case: "c0", Title: fmt.Sprintf("first pass of %d small files, unshaped", n), Leeward: lu, Rsync: ru,
+		Targets: []target{memoryAtMost(300 << 20)}})
+	if err != nil {
+		return err
+	}
 	if b.wants("c") {
 		if err := b.unchanged(ctx, n, l, r); err != nil {
 			return err
@@ -140,10 +144,9 @@ func (b *bench) unchanged(ctx context.Context, n int, l *leeward, r *rsync) erro
 		b.report.pass("c", i, lu, ru)
 		ls, rs = append(ls, lu), append(rs, ru)
 	}
-	b.report.add(figures{Case: "c", Title: fmt.Sprintf("nothing changed of %d files, unshaped, medians of %d passes", n, b.passes),
+	return b.report.add(figures{Case: "c", Title: fmt.Sprintf("nothing changed of %d files, unshaped, medians of %d passes", n, b.passes),
 		Leeward: median(ls), Rsync: median(rs),
 		Targets: []target{timeAtMost(0.5), bytesAtMost(0.05), memoryAtMost(300 << 20)}})
-	return nil
 }
 
 func (b *bench) changedFiles(ctx context.Context, data string, n int, l *leeward, r *rsync) error {
@@ -160,9 +163,8 @@ func (b *bench) changedFiles(ctx context.Context, data string, n int, l *leeward
 		b.report.pass("e", i, lu, ru)
 		ls, rs = append(ls, lu), append(rs, ru)
 	}
-	b.report.add(figures{Case: "e", Title: fmt.Sprintf("%d of %d files changed, unshaped, medians of %d passes", count, n, b.passes),
+	return b.report.add(figures{Case: "e", Title: fmt.Sprintf("%d of %d files changed, unshaped, medians of %d passes", count, n, b.passes),
 		Leeward: median(ls), Rsync: median(rs), Targets: []target{timeAtMost(0.5), memoryAtMost(300 << 20)}})
-	return nil
 }
 
 // tenGB is the size of the large file in multiples of a block.
@@ -188,7 +190,10 @@ func (b *bench) changedBlocks(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.report.add(figures{Case: "d0", Title: fmt.Sprintf("first pass of one file of %d MB, target on disk", size/1e6), Leeward: lu, Rsync: ru, Bytes: size})
+	err = b.report.add(figures{Case: "d0", Title: fmt.Sprintf("first pass of one file of %d MB, target on disk", size/1e6), Leeward: lu, Rsync: ru, Bytes: size})
+	if err != nil {
+		return err
+	}
 	changed, err := changeLarge(file, size)
 	if err != nil {
 		return err
@@ -196,9 +201,9 @@ func (b *bench) changedBlocks(ctx context.Context) (err error) {
 	if lu, ru, err = turns(ctx, 1, l, r, cold); err != nil {
 		return err
 	}
-	b.report.add(figures{Case: "d", Title: fmt.Sprintf("1 %% of 64 KiB blocks changed in a file of %d MB, unshaped", size/1e6),
+	err = b.report.add(figures{Case: "d", Title: fmt.Sprintf("1 %% of 64 KiB blocks changed in a file of %d MB, unshaped", size/1e6),
 		Leeward: lu, Rsync: ru, Targets: []target{timeAtMost(0.5), bytesOf(changed, 1.3)}})
-	return errors.Join(l.check(ctx), r.check(ctx))
+	return errors.Join(err, l.check(ctx), r.check(ctx))
 }
 
 // firstLarge is case f. Both ends would wait for the disk more than anything, so
@@ -231,9 +236,9 @@ func (b *bench) firstLarge(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.report.add(figures{Case: "f", Title: fmt.Sprintf("first pass of one incompressible file of %d MB, unshaped, target in memory", size/1e6),
+	err = b.report.add(figures{Case: "f", Title: fmt.Sprintf("first pass of one incompressible file of %d MB, unshaped, target in memory", size/1e6),
 		Leeward: lu, Rsync: ru, Bytes: size, Targets: []target{rateAtLeast(1.5)}})
-	return l.check(ctx)
+	return errors.Join(err, l.check(ctx))
 }
 
 // trim gives space that is free on the target's disk back to this machine.

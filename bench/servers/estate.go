@@ -61,8 +61,8 @@ func (s *site) first(ctx context.Context) error {
 			return err
 		}
 		title := fmt.Sprintf("first pass of %d servers at %s, rsync %s", len(s.servers), rateName(link.rate), zName(link.z))
-		s.report.add(figures{Case: link.name, Title: title, Leeward: lu, Rsync: ru, Targets: link.targets})
-		if err := errors.Join(l.check(ctx), r.check(ctx)); err != nil {
+		err = s.report.add(figures{Case: link.name, Title: title, Leeward: lu, Rsync: ru, Targets: link.targets})
+		if err := errors.Join(err, l.check(ctx), r.check(ctx)); err != nil {
 			return err
 		}
 		if err := errors.Join(os.RemoveAll(l.store), os.RemoveAll(r.dir)); err != nil {
@@ -124,8 +124,7 @@ func (s *site) seeded(ctx context.Context) error {
 	}
 	f := figures{Case: "b", Title: fmt.Sprintf("%d servers with a stale clone at the target, at %s, rsync with -z", len(s.servers), rateName(shaped)),
 		Leeward: lu, Rsync: ru, Targets: []target{bytesAtMost(0.1)}}
-	s.report.add(f)
-	if err := errors.Join(l.check(ctx), r.check(ctx)); err != nil {
+	if err := errors.Join(s.report.add(f), l.check(ctx), r.check(ctx)); err != nil {
 		return err
 	}
 	if err := errors.Join(os.RemoveAll(l.store), os.RemoveAll(r.dir)); err != nil {
@@ -135,8 +134,7 @@ func (s *site) seeded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.report.addRestic(f, u)
-	return nil
+	return s.report.addRestic(f, u)
 }
 
 // makeStale makes the stale clone, a directory for each server.

@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -64,11 +63,7 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("hide other labs: %w", err)
 	}
 	b := &bench{settings: s, report: newReport(s)}
-	err = b.all(ctx)
-	if s.json != "" && len(b.report.Cases) > 0 {
-		err = errors.Join(err, b.report.write(s.json))
-	}
-	return err
+	return b.all(ctx)
 }
 
 func parse(args []string) (*settings, error) {
@@ -105,16 +100,4 @@ func parse(args []string) (*settings, error) {
 	}
 	s.dir, err = filepath.Abs(s.dir)
 	return s, err
-}
-
-// write leaves the figures in a file.
-func (r *report) write(path string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write figures: %w", err)
-	}
-	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write figures: %w", err)
-	}
-	return nil
 }

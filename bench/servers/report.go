@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"os"
 	"runtime"
@@ -102,10 +103,27 @@ type report struct {
 	Scale   float64   `json:"scale"`
 	Cores   int       `json:"cores"`
 	Cases   []figures `json:"cases"`
+
+	path string // where to keep them; "" for nowhere
 }
 
 func newReport(s *settings) *report {
-	return &report{Started: time.Now().UTC(), Scale: s.scale, Cores: runtime.NumCPU()}
+	return &report{Started: time.Now().UTC(), Scale: s.scale, Cores: runtime.NumCPU(), path: s.json}
+}
+
+// write leaves what there is of figures in the file.
+func (r *report) write() error {
+	if r.path == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write figures: %w", err)
+	}
+	if err := os.WriteFile(r.path, append(text, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write figures: %w", err)
+	}
+	return nil
 }
 
 func (r *report) say(format string, args ...any) {
@@ -118,7 +136,7 @@ func (r *report) pass(name string, i int, l, o usage) {
 }
 
 // add judges figures, prints and keeps them.
-func (r *report) add(f figures) {
+func (r *report) add(f figures) error {
 	if f.Other == "" {
 		f.Other = "rsync"
 	}
@@ -142,6 +160,7 @@ func (r *report) add(f figures) {
 		fmt.Printf("    %s: %s; got %.3f: %s\n", t.What, t.Want, t.Got, verdict)
 	}
 	fmt.Printf("    load of the machine %s\n\n", f.Load)
+	return r.write()
 }
 
 func rows(f figures) [][4]string {
@@ -184,8 +203,8 @@ func row(name, format string, l, o float64) [4]string {
 func mb(n int64) string { return fmt.Sprintf("%.3f MB", float64(n)/1e6) }
 
 // addRestic compares a case's Leeward with restic.
-func (r *report) addRestic(f figures, u usage) {
-	r.add(figures{Case: f.Case + "-restic", Title: "the same by restic over sftp into a repository that has the stale clone",
+func (r *report) addRestic(f figures, u usage) error {
+	return r.add(figures{Case: f.Case + "-restic", Title: "the same by restic over sftp into a repository that has the stale clone",
 		Leeward: f.Leeward, Rsync: u, Other: "restic"})
 }
 

@@ -234,7 +234,8 @@ func describeForTest(o *agentpb.Offer, chunks ...[]byte) {
 	}
 }
 
-func TestHostileCopy(t *testing.T) {
+// lies are what a source may say when it is asked for one file.
+func lies() map[string]func(id uint64) []*agentpb.CopyReply {
 	content := bytes.Repeat([]byte("leeward "), 200)
 	big := bytes.Repeat([]byte("leeward!"), 8192)
 	change := func(f func(o *agentpb.Offer)) func(id uint64) []*agentpb.CopyReply {
@@ -250,7 +251,7 @@ func TestHostileCopy(t *testing.T) {
 		}
 	}
 	bomb, _ := chunk.NewPacker(4).Pack(make([]byte, 7<<20))
-	cases := map[string]func(id uint64) []*agentpb.CopyReply{
+	return map[string]func(id uint64) []*agentpb.CopyReply{
 		"unknown id": change(func(o *agentpb.Offer) { o.Parts[0].Id = 77 }),
 		"no meta":    change(func(o *agentpb.Offer) { o.Parts[0].Meta = nil }),
 		"no meta, no data": change(func(o *agentpb.Offer) {
@@ -307,7 +308,10 @@ func TestHostileCopy(t *testing.T) {
 			o.Parts[0].Meta.Xattrs = []*agentpb.Xattr{{Name: []byte("no namespace")}}
 		}),
 	}
-	for name, replies := range cases {
+}
+
+func TestHostileCopy(t *testing.T) {
+	for name, replies := range lies() {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			l := &liar{scan: scanOf(dirOf("", pageOf(unix.S_IFREG|0o644, "f")))}

@@ -68,24 +68,29 @@ func (s *Sources) drop(tree string) {
 }
 
 func (s *Sources) open(tree, path string) (int, error) {
+	s.ask(tree)
 	s.mu.RLock()
-	t, ok := s.trees[tree]
-	if !ok && s.Missing != nil {
-		s.mu.RUnlock()
-		s.mu.Lock()
-		if t, ok = s.trees[tree]; !ok {
-			t = sourceTree{s.Missing(tree), -1}
-			s.trees[tree] = t
-		}
-		s.mu.Unlock()
-		s.mu.RLock()
-		t = s.trees[tree] // it may be gone again
-	}
 	defer s.mu.RUnlock() // not before it is open: Remove closes the root
+	t := s.trees[tree]
 	if t.open == nil {
 		return -1, unix.ENOENT
 	}
 	return t.open(path)
+}
+
+// ask has Missing say how to open a tree that nobody has added.
+func (s *Sources) ask(tree string) {
+	s.mu.RLock()
+	_, ok := s.trees[tree]
+	s.mu.RUnlock()
+	if ok || s.Missing == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.trees[tree]; !ok {
+		s.trees[tree] = sourceTree{s.Missing(tree), -1}
+	}
 }
 
 func openRegular(root int, path string) (int, error) {

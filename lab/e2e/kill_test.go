@@ -26,7 +26,7 @@ type ledger map[string]string
 
 // TestCuts cuts passes short at random instants, while everything is written to,
 // in every way there is, and looks after each cut whether the recovery points are
-// what they were. The last pass is left alone and must equal the source, and boot.
+// what they were. The last pass is left alone and must equal the source; lastPointBoots boots it.
 func TestCuts(t *testing.T) {
 	w := need(t)
 	r := w.chance(t)
@@ -52,7 +52,11 @@ func TestCuts(t *testing.T) {
 			t.Errorf("the pass did not get over it: %s", res)
 		}
 		nothingLeft(t, w.store())
-		w.audit(t, known, []string{"web1", "web1", "web1", "web1", "files1"}[n%5])
+		w.points(t, w.store(), "web1")
+		w.points(t, w.store(), "files1")
+		if n%4 == 3 {
+			w.audit(t, known, []string{"web1", "files1"}[n/4%2])
+		}
 		if t.Failed() {
 			t.Fatalf("stopped after cut %d", n)
 		}
@@ -61,7 +65,6 @@ func TestCuts(t *testing.T) {
 	w.must(t, config, "replicate", "web1", "files1")
 	w.equal(t, config, "web1", "files1")
 	w.audit(t, known, "web1", "files1")
-	w.proven(t, config, "web1")
 }
 
 // stir gives the next pass something to carry beside what the writers do: large
@@ -111,11 +114,6 @@ func (w *world) audit(t *testing.T, known ledger, names ...string) {
 			if known[name+" "+string(older.ID)] != "" {
 				p = older
 			}
-		}
-		if p == points[len(points)-1] && len(points) == 3 {
-			delete(known, name+" "+string(p.ID)) // the next one to go; watch a newer one from now on
-			known[name+" "+string(points[0].ID)] = w.digest(t, name, points[0].ID)
-			continue
 		}
 		key := name + " " + string(p.ID)
 		sum := w.digest(t, name, p.ID)

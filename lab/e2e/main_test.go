@@ -152,8 +152,16 @@ func raise(ctx context.Context) (err error) {
 		return fmt.Errorf("build the program: %w\n%s", err, out)
 	}
 	shared.lab, err = lab.Up(ctx, lab.Options{Dir: filepath.Join(shared.dir, "lab"), Cache: os.Getenv("LEEWARD_LAB_CACHE"),
-		Rate: rate, Servers: servers})
+		Rate: rate, Servers: servers, Data: data()})
 	return err
+}
+
+// data adds a filesystem that holds a million files where there is time for them.
+func data() map[string]int64 {
+	if soak() {
+		return map[string]int64{"web1": 24 << 30}
+	}
+	return nil
 }
 
 // lower removes everything. Mounts below the directory are the stores' pools.

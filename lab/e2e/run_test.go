@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/dr"
-	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/protect"
 	"github.com/leeward-dr/leeward/internal/replica"
 )
@@ -139,12 +138,10 @@ type option func(*estateText)
 type estateText struct {
 	store, sshConfig string
 	servers          []string // one line of YAML each
-	more             string
 }
 
 func inStore(dir string) option    { return func(e *estateText) { e.store = dir } }
 func withSSH(config string) option { return func(e *estateText) { e.sshConfig = config } }
-func withMore(yaml string) option  { return func(e *estateText) { e.more = yaml } }
 func only(lines ...string) option  { return func(e *estateText) { e.servers = lines } }
 func line(name string) string      { return fmt.Sprintf("{name: %s, host: %s}", name, name) }
 func small(name, plus string) string {
@@ -169,7 +166,7 @@ func (w *world) estate(t *testing.T, options ...option) string {
 		text += "  - " + s + "\n"
 	}
 	path := filepath.Join(t.TempDir(), "leeward.yaml")
-	if err := os.WriteFile(path, []byte(text+e.more), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -242,7 +239,7 @@ func (w *world) mount(t *testing.T, store string, p *replica.Point, readOnly boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := s.Scratch("e2e-mount")
+	dir, err := s.Scratch("e2e-" + string(p.Manifest.Server))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,17 +277,6 @@ func (w *world) equal(t *testing.T, config string, names ...string) {
 	if r.code != 0 {
 		t.Fatal(r)
 	}
-}
-
-// proven insists that drill boots the newest point of a server.
-func (w *world) proven(t *testing.T, config, name string) {
-	t.Helper()
-	r := w.must(t, config, "drill", name)
-	var res struct{ Servers []drill.Result }
-	if err := json.Unmarshal(r.Result, &res); err != nil || len(res.Servers) != 1 || res.Servers[0].Outcome != dr.Done {
-		t.Fatalf("%v\n%s", err, r)
-	}
-	t.Logf("%s: proven after %v", name, res.Servers[0].TimeToProof.Round(time.Second))
 }
 
 // command runs a tool and returns what it wrote; codes are the exit codes that

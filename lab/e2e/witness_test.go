@@ -49,7 +49,10 @@ for n in $(seq 100); do if mariadb-admin ping > /dev/null 2>&1; then break; fi; 
 	w.must(t, config, "replicate")
 	w.equal(t, config)
 	for _, s := range servers {
-		t.Run(s, func(t *testing.T) { w.witness(t, s) })
+		t.Run(s, func(t *testing.T) {
+			t.Parallel()
+			w.witness(t, s)
+		})
 	}
 }
 
@@ -259,7 +262,7 @@ func (w *world) check(t *testing.T, p *replica.Point) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := s.Scratch("e2e-check")
+	dir, err := s.Scratch("e2e-check-" + string(p.Manifest.Server))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,6 +162,7 @@ func TestStores(t *testing.T) {
 				b, _ := os.ReadFile(lock)
 				return len(b) > 0
 			})
+			w.await(t, "the first to mount the replica", func() bool { return len(leftovers(w.store())) > 0 })
 			w.run(t, e, "replicate", "web1").says(t, 1, "web1", "in use by another leeward", "process", "wait for process")
 			if r := first.wait(); r.code != 0 {
 				t.Errorf("the first one: %s", r)

@@ -103,7 +103,7 @@ func leftovers(store string) (out []string) {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if path := strings.TrimSpace(string(b)); err == nil && strings.HasPrefix(path, store+"/pool/") {
+		if path := strings.TrimSpace(string(b)); err == nil && strings.HasPrefix(path, store+"/") && path != filepath.Join(store, "pool.xfs") {
 			out = append(out, filepath.Base(filepath.Dir(filepath.Dir(f)))+" "+path)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -179,6 +180,9 @@ func (q *QMP) send(ctx context.Context, id, command string, arguments any) error
 	deadline, _ := ctx.Deadline() // the zero time is no deadline
 	q.conn.SetWriteDeadline(deadline)
 	_, err = q.conn.Write(append(b, '\n'))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.DeadlineExceeded // the same to the caller, whichever way it passed
+	}
 	return err
 }
 

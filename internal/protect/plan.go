@@ -123,6 +123,7 @@ func (p *planner) look(ctx context.Context) error {
 	for _, x := range src.patterns(nil) {
 		p.plan.Excluded = append(p.plan.Excluded, Exclusion{x, p.reasonOf(x)})
 	}
+	p.plan.Excluded = append(p.plan.Excluded, Exclusion{"lost+found at the top of each filesystem", "made by mkfs at the target"})
 	p.databases(f)
 	for _, w := range src.warnings() {
 		p.plan.Findings = append(p.plan.Findings, Finding{Warning, w, ""})

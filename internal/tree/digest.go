@@ -126,6 +126,8 @@ func (d *digester) walk(ctx context.Context, emit func(path string, digest []byt
 		})
 	}
 	wg.Wait()
+	mu.Lock() // the end of ctx may still be recording itself
+	defer mu.Unlock()
 	return failed
 }
 

@@ -118,8 +118,11 @@ func (s *scanner) run(ctx context.Context) error {
 	wg.Wait()
 	close(alive)
 	ticker.Wait()
-	if s.stopped != nil {
-		return s.stopped
+	s.mu.Lock()
+	stopped := s.stopped
+	s.mu.Unlock()
+	if stopped != nil {
+		return stopped
 	}
 	s.outMu.Lock()
 	defer s.outMu.Unlock()

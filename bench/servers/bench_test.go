@@ -28,7 +28,7 @@ func TestMedianTakesEachFigureAlone(t *testing.T) {
 
 func TestTargetsAreJudged(t *testing.T) {
 	f := figures{
-		Leeward: usage{Wall: 5, In: 3, Out: 1, Target: side{RSS: 301 << 20}},
+		Leeward: usage{Wall: 5, In: 3, Out: 1, Target: side{RSS: 301e6}},
 		Rsync:   usage{Wall: 10, In: 90, Out: 10},
 	}
 	for _, c := range []struct {
@@ -43,8 +43,8 @@ func TestTargetsAreJudged(t *testing.T) {
 		{bytesOf(2, 1.3), 2, false},
 		{rateAtLeast(1.5), 2, true},
 		{rateAtLeast(2.1), 2, false},
-		{memoryAtMost(300 << 20), 301, false},
-		{memoryAtMost(301 << 20), 301, true},
+		{memoryAtMost(300e6), 301, false},
+		{memoryAtMost(301e6), 301, true},
 	} {
 		if got, met := c.target.judge(f); got != c.got || met != c.met {
 			t.Errorf("%s %s: got %v, %v, want %v, %v", c.target.What, c.target.Want, got, met, c.got, c.met)

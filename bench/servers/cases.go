@@ -117,7 +117,7 @@ func (b *bench) small(ctx context.Context) (err error) {
 		return err
 	}
 	err = b.report.add(figures{Case: "c0", Title: fmt.Sprintf("first pass of %d small files, unshaped", n), Leeward: lu, Rsync: ru,
-		Targets: []target{memoryAtMost(300 << 20)}})
+		Targets: []target{memoryAtMost(300e6)}})
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (b *bench) unchanged(ctx context.Context, n int, l *leeward, r *rsync) erro
 	}
 	return b.report.add(figures{Case: "c", Title: fmt.Sprintf("nothing changed of %d files, unshaped, medians of %d passes", n, b.passes),
 		Leeward: median(ls), Rsync: median(rs),
-		Targets: []target{timeAtMost(0.5), bytesAtMost(0.05), memoryAtMost(300 << 20)}})
+		Targets: []target{timeAtMost(0.5), bytesAtMost(0.05), memoryAtMost(300e6)}})
 }
 
 func (b *bench) changedFiles(ctx context.Context, data string, n int, l *leeward, r *rsync) error {
@@ -164,7 +164,7 @@ func (b *bench) changedFiles(ctx context.Context, data string, n int, l *leeward
 		ls, rs = append(ls, lu), append(rs, ru)
 	}
 	return b.report.add(figures{Case: "e", Title: fmt.Sprintf("%d of %d files changed, unshaped, medians of %d passes", count, n, b.passes),
-		Leeward: median(ls), Rsync: median(rs), Targets: []target{timeAtMost(0.5), memoryAtMost(300 << 20)}})
+		Leeward: median(ls), Rsync: median(rs), Targets: []target{timeAtMost(0.5), memoryAtMost(300e6)}})
 }
 
 // tenGB is the size of the large file in multiples of a block.

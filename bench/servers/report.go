@@ -62,9 +62,9 @@ func rateAtLeast(x float64) target {
 }
 
 func memoryAtMost(limit int64) target {
-	return target{What: "memory", Want: fmt.Sprintf("at most %d MiB on either side", limit>>20), judge: func(f figures) (float64, bool) {
+	return target{What: "memory", Want: fmt.Sprintf("at most %d MB on either side", limit/1e6), judge: func(f figures) (float64, bool) {
 		most := max(f.Leeward.Source.RSS, f.Leeward.Target.RSS)
-		return float64(most) / (1 << 20), most <= limit
+		return float64(most) / 1e6, most <= limit
 	}}
 }
 

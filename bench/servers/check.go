@@ -98,7 +98,8 @@ func (s *site) equal(ctx context.Context, tool string, dir func(name string) (st
 		}
 	}
 	err := fmt.Errorf("compare %s with the source: %d differences", tool, len(different))
-	if s.unequal {
+	// What rsync cannot carry is worth knowing, and no fault of this run.
+	if s.unequal || tool == "rsync" {
 		s.report.say("check: %v", err)
 		return nil
 	}

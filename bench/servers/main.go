@@ -78,7 +78,7 @@ func parse(args []string) (*settings, error) {
 	fs.StringVar(&s.cache, "cache", "", "the lab's cache; its default where empty")
 	fs.StringVar(&s.leeward, "leeward", "bin/leeward", "the program to measure")
 	fs.IntVar(&s.passes, "passes", 3, "passes of cases c and e, of which medians are taken")
-	fs.BoolVar(&s.unequal, "unequal", false, "go on where a result differs from the source, and say so")
+	fs.BoolVar(&s.unequal, "unequal", false, "go on where what Leeward left differs from the source, and say so")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}

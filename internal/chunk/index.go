@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"strings"
 	"sync"
 )
 
@@ -327,17 +326,4 @@ func (t *treeIndex) merge() error {
 	}
 	t.runs = []*run{merged}
 	return nil
-}
-
-// Trees returns the names of the attached trees that begin with prefix.
-func (x *Index) Trees(prefix string) (out []string) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for name := range x.trees {
-		if strings.HasPrefix(name, prefix) {
-			out = append(out, name)
-		}
-	}
-	sort.Strings(out)
-	return out
 }

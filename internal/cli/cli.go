@@ -198,6 +198,20 @@ func (c *call) carried(names []string) (*config.Estate, []dr.ServerName, error) 
 	return e, selected, nil
 }
 
+// carriedInStore parses the command line of a command that reads sources into the
+// store, and puts the process where the store can be used.
+func (c *call) carriedInStore(ctx context.Context) (*config.Estate, []dr.ServerName, error) {
+	names, err := c.parse()
+	if err != nil {
+		return nil, nil, err
+	}
+	e, selected, err := c.carried(names)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e, selected, enterStore(ctx, e)
+}
+
 // done takes the result of a command and how it ended.
 func (c *call) done(code int, result any, render func(io.Writer)) error {
 	c.result, c.render = result, render

@@ -11,15 +11,8 @@ import (
 )
 
 func runReplicate(ctx context.Context, c *call) error {
-	names, err := c.parse()
+	e, selected, err := c.carriedInStore(ctx)
 	if err != nil {
-		return err
-	}
-	e, selected, err := c.carried(names)
-	if err != nil {
-		return err
-	}
-	if err := enterStore(ctx, e); err != nil {
 		return err
 	}
 	debug.SetGCPercent(50) // memory is worth more than the time it costs to collect

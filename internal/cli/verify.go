@@ -11,15 +11,8 @@ import (
 )
 
 func runVerify(ctx context.Context, c *call) error {
-	names, err := c.parse()
+	e, selected, err := c.carriedInStore(ctx)
 	if err != nil {
-		return err
-	}
-	e, selected, err := c.carried(names)
-	if err != nil {
-		return err
-	}
-	if err := enterStore(ctx, e); err != nil {
 		return err
 	}
 	p := c.startProgress("verify", selected)

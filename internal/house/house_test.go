@@ -38,6 +38,12 @@ var order = []string{
 	"internal/vm",
 	"internal/adapt",
 	"internal/replica",
+	"internal/rowsync",
+	"internal/rowsync/engine/enginetest",
+	"internal/rowsync/engine/mssql",
+	"internal/rowsync/engine/postgres",
+	"internal/rowsync/engine/mariadb",
+	"internal/rowsync/engine",
 	"internal/tree",
 	"internal/chunk",
 	"internal/agent",
@@ -54,16 +60,20 @@ var order = []string{
 
 // only narrows what a package may import of this module further.
 var only = map[string][]string{
-	"internal/config":        {"internal/dr"},
-	"lab":                    {"internal/pipe", "internal/fsinfo", "internal/mountns", "internal/atomicfile", "internal/retry"},
-	"internal/vm":            {"internal/mountns", "internal/atomicfile", "internal/retry", "internal/dr"},
-	"internal/agent/agentpb": {},
-	"internal/agent/procfs":  {},
-	"internal/pipe":          {},
-	"internal/fsinfo":        {},
-	"internal/mountns":       {},
-	"internal/atomicfile":    {},
-	"internal/retry":         {},
+	"internal/config":                  {"internal/dr"},
+	"lab":                              {"internal/pipe", "internal/fsinfo", "internal/mountns", "internal/atomicfile", "internal/retry"},
+	"internal/vm":                      {"internal/mountns", "internal/atomicfile", "internal/retry", "internal/dr"},
+	"internal/agent/agentpb":           {},
+	"internal/rowsync/engine/mssql":    {"internal/rowsync/engine", "internal/retry", "internal/dr"},
+	"internal/rowsync/engine/postgres": {"internal/rowsync/engine", "internal/retry", "internal/dr"},
+	"internal/rowsync/engine/mariadb":  {"internal/rowsync/engine", "internal/retry", "internal/dr"},
+	"internal/rowsync/engine":          {},
+	"internal/agent/procfs":            {},
+	"internal/pipe":                    {},
+	"internal/fsinfo":                  {},
+	"internal/mountns":                 {},
+	"internal/atomicfile":              {},
+	"internal/retry":                   {},
 }
 
 // source is one file of Go.

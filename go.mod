@@ -3,6 +3,7 @@ module github.com/leeward-dr/leeward
 go 1.26.0
 
 require (
+	github.com/jackc/pgx/v5 v5.12.0 // the wire protocol of PostgreSQL, COPY and logical replication; its pgconn and pgproto3 alone
 	github.com/klauspost/compress v1.20.4 // zstd and gzip in Go: what travels is compressed on sources that have no tool for it
 	github.com/microsoft/go-mssqldb v1.11.2 // TDS: the protocol of Microsoft SQL Server, with its bulk copy
 	github.com/pierrec/lz4/v4 v4.1.33 // to read initramfs images packed with lz4, Ubuntu's former default
@@ -23,6 +24,8 @@ require (
 	github.com/golang-sql/civil v0.0.0-20220223132316-b832511892a9 // indirect
 	github.com/golang-sql/sqlexp v0.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/klauspost/cpuid/v2 v2.0.12 // indirect
 	github.com/pingcap/errors v0.11.5-0.20250318082626-8f80e5cb09ec // indirect
 	github.com/pingcap/log v1.1.1-0.20241212030209-7e3ff8601a2a // indirect

@@ -3,6 +3,8 @@ module github.com/leeward-dr/leeward
 go 1.26.0
 
 require (
+	github.com/go-mysql-org/go-mysql v1.13.0 // the row binlog of MariaDB and MySQL; its replication package only
+	github.com/go-sql-driver/mysql v1.10.1 // queries of MariaDB and MySQL, and LOAD DATA from a reader
 	github.com/jackc/pgx/v5 v5.12.0 // the wire protocol of PostgreSQL, COPY and logical replication; its pgconn and pgproto3 alone
 	github.com/klauspost/compress v1.20.4 // zstd and gzip in Go: what travels is compressed on sources that have no tool for it
 	github.com/microsoft/go-mssqldb v1.11.2 // TDS: the protocol of Microsoft SQL Server, with its bulk copy

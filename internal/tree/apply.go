@@ -3,6 +3,9 @@ package tree
 import (
 	"errors"
 	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -28,12 +31,47 @@ func fatalOf(err error) error {
 type largeFile struct {
 	fd      int
 	old     int // the older version to compare with, may be fd itself, or -1
+	oldSize int64
 	inPlace bool
 	dir     string
 	name    string
+	had     []chunk.Piece // what the older version holds, by offset; nil where it has to be read
+	blocks  atomic.Int64  // of split chunks, looked for in the older version
+	found   atomic.Int64  // of those, there
+
+	mu  sync.Mutex
+	now []chunk.Piece // what the file is to hold, in no order
 }
 
 func (f *largeFile) comparable() bool { return f != nil && f.old >= 0 }
+
+// knows reports whether it is known without reading if the older version has the
+// chunk in its place, and if it has.
+func (f *largeFile) knows(ch *rxChunk, split bool) (known, equal bool) {
+	if f == nil || f.had == nil {
+		return false, false
+	}
+	i := sort.Search(len(f.had), func(i int) bool { return f.had[i].Offset >= ch.offset })
+	if i < len(f.had) && f.had[i] == (chunk.Piece{Digest: ch.digest, Offset: ch.offset, Length: ch.length}) {
+		return true, true
+	}
+	return !split, false
+}
+
+// refined notes how many blocks of split chunks were looked for and found.
+func (f *largeFile) refined(blocks, found int) {
+	if f != nil {
+		f.blocks.Add(int64(blocks))
+		f.found.Add(int64(found))
+	}
+}
+
+// hopeless reports whether splitting chunks has turned up next to nothing.
+func (f *largeFile) hopeless() bool {
+	const enough, few = 2048, 64
+	n := f.blocks.Load()
+	return n >= enough && f.found.Load()*few < n
+}
 
 func (f *largeFile) close() {
 	if f == nil {
@@ -92,12 +130,18 @@ func (p *Pass) openLarge(j *job) (*largeFile, error) {
 			return err
 		})
 		if err == nil {
-			f.old, f.inPlace = f.fd, true
+			f.old, f.oldSize, f.inPlace = f.fd, st.Size, true
+			f.had, err = p.Catalog.takeContent(j.path, &st)
+			if err != nil {
+				f.close()
+				return nil, err
+			}
 			return f, nil
 		}
 	}
 	if err == nil || err != unix.ENOENT {
 		if kindOf(st.Mode) == unix.S_IFREG {
+			f.oldSize = st.Size
 			f.old, _ = unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		}
 		if err := p.putAside(dir, dirPath, name); err != nil {
@@ -147,14 +191,18 @@ func (p *Pass) oldFile(j *job, part *agentpb.Part) (fd int, done func()) {
 }
 
 // applyPart writes one part of a large file; the last to come finishes it, and is
-// told.
-func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks []rxChunk) (done bool, err error) {
+// told. as are the chunks as the source cut them.
+func (p *Pass) applyPart(j *job, part *agentpb.Part, chunks, as []rxChunk) (done bool, err error) {
 	j.mu.Lock()
 	f, failed := j.file, j.failed
 	j.mu.Unlock()
 	if failed == nil {
 		if failed = f.write(part, chunks); failed == nil {
-			failed = p.remember(j.path, chunks)
+			pieces := piecesOf(as)
+			f.mu.Lock()
+			f.now = append(f.now, pieces...)
+			f.mu.Unlock()
+			failed = p.remember(j.path, pieces)
 		}
 		if fatal := fatalOf(failed); fatal != nil {
 			return false, fatal
@@ -242,18 +290,33 @@ func (p *Pass) finishLarge(j *job) error {
 		return fmt.Errorf("open directory: %w", err)
 	}
 	defer p.dirs.put(dir)
-	return applyMeta(dir, f.name, f.fd, j.meta)
+	if err := applyMeta(dir, f.name, f.fd, j.meta); err != nil {
+		return err
+	}
+	if j.tail.Outcome.Kind != agentpb.Outcome_STABLE {
+		return nil
+	}
+	return p.Catalog.keepContent(j.path, f.fd, f.now)
+}
+
+func piecesOf(chunks []rxChunk) []chunk.Piece {
+	pieces := make([]chunk.Piece, len(chunks))
+	for i := range chunks {
+		ch := &chunks[i]
+		pieces[i] = chunk.Piece{Digest: ch.digest, Offset: ch.offset, Length: ch.length}
+	}
+	return pieces
 }
 
 // remember indexes what a file now holds.
-func (p *Pass) remember(path string, chunks []rxChunk) error {
-	pieces := make([]chunk.Piece, 0, len(chunks))
-	for i := range chunks {
-		if ch := &chunks[i]; ch.length >= minIndexed {
-			pieces = append(pieces, chunk.Piece{Digest: ch.digest, Offset: ch.offset, Length: ch.length})
+func (p *Pass) remember(path string, pieces []chunk.Piece) error {
+	worth := make([]chunk.Piece, 0, len(pieces))
+	for _, piece := range pieces {
+		if piece.Length >= minIndexed {
+			worth = append(worth, piece)
 		}
 	}
-	return p.writer.Add(path, pieces)
+	return p.writer.Add(path, worth)
 }
 
 // applyWhole makes an entry that came in one part.
@@ -297,7 +360,7 @@ func (p *Pass) writeSmall(j *job, dir int, dirPath, name string, part *agentpb.P
 	if err := applyMeta(dir, name, fd, part.Meta); err != nil {
 		return err
 	}
-	return p.remember(j.path, chunks)
+	return p.remember(j.path, piecesOf(chunks))
 }
 
 func allInPlace(chunks []rxChunk) bool {

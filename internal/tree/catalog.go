@@ -28,7 +28,8 @@ import (
 // path (16 bytes) and the first name of the page; the value is a version byte,
 // the page's digest (8 bytes) and a CatalogPage message. In bucket "links" the key
 // is subvolume, inode (8 bytes each) and a digest of the path (16 bytes) of an
-// entry with several names, the value its path; these are hints. Bucket "meta"
+// entry with several names, the value its path; these are hints. Bucket "contents"
+// keeps what large files are made of, see contentKey and keepContent. Bucket "meta"
 // keeps the sum of the pages until they change.
 type Catalog struct {
 	db *bbolt.DB
@@ -54,6 +55,7 @@ type stagedPage struct {
 	value       []byte
 	all         bool // remove the whole directory
 	links       []linkName
+	content     []byte // where set, this is not a page but what a file is made of, or nothing
 }
 
 // linkName is one name of an inode that has several.
@@ -81,7 +83,7 @@ func OpenCatalog(path string) (*Catalog, error) {
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		var err error
-		for _, name := range [][]byte{pagesBucket, linksBucket, metaBucket} {
+		for _, name := range [][]byte{pagesBucket, linksBucket, contentsBucket, metaBucket} {
 			if err == nil {
 				_, err = tx.CreateBucketIfNotExists(name)
 			}
@@ -239,10 +241,7 @@ func (c *Catalog) put(dir *dirJob, first, next []byte, head bool, entries []know
 	if err != nil {
 		return fmt.Errorf("encode page: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.staged = append(c.staged, stagedPage{dir: dir.key, first: first, next: next, head: head, value: value, links: links})
-	c.size += len(value)
+	c.stage(stagedPage{dir: dir.key, first: first, next: next, head: head, value: value, links: links})
 	return nil
 }
 
@@ -302,9 +301,7 @@ func (c *Catalog) drop(dir dirKey) (map[string]known, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.staged = append(c.staged, stagedPage{dir: dir, all: true})
+	c.stage(stagedPage{dir: dir, all: true})
 	return entries, nil
 }
 
@@ -332,7 +329,16 @@ func (c *Catalog) commit(sync func() error) error {
 		if err := tx.Bucket(metaBucket).Delete(sumKey); err != nil {
 			return err
 		}
+		contents := tx.Bucket(contentsBucket)
 		for i := range staged {
+			if staged[i].all || staged[i].content != nil {
+				if err := staged[i].applyContent(contents); err != nil {
+					return err
+				}
+			}
+			if staged[i].content != nil {
+				continue
+			}
 			if err := staged[i].apply(b); err != nil {
 				return err
 			}

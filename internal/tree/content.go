@@ -11,15 +11,14 @@ import (
 // fileReader's batch, sending the batch off whenever it is full.
 type contentReader struct {
 	*fileReader
-	fd         int
-	size       int64
-	positional bool
-	params     chunk.Params
-	part       *agentpb.Part // the one being built
-	pos        int64         // everything before it is in a part
-	sum        chunk.ListHasher
-	short      bool  // the file ended before its size
-	ioErr      error // reading failed; the batch is still whole
+	fd     int
+	size   int64
+	params chunk.Params
+	part   *agentpb.Part // the one being built
+	pos    int64         // everything before it is in a part
+	sum    chunk.ListHasher
+	short  bool  // the file ended before its size
+	ioErr  error // reading failed; the batch is still whole
 }
 
 // read goes through the file's data and holes. An error is the connection's,
@@ -152,21 +151,10 @@ func (c *contentReader) cut(raw []byte, final bool) int {
 	used := 0
 	for used < len(raw) {
 		rest := raw[used:]
-		var n int
-		if c.positional {
-			n = int(chunk.Block - (c.pos+int64(used))%chunk.Block)
-			if n > len(rest) {
-				if !final {
-					break
-				}
-				n = len(rest)
-			}
-		} else {
-			if len(rest) < c.params.Max && !final {
-				break
-			}
-			n = chunk.Cut(rest, c.params)
+		if len(rest) < c.params.Max && !final {
+			break
 		}
+		n := chunk.Cut(rest, c.params)
 		d := chunk.Sum(rest[:n])
 		c.sum.Chunk(d, n)
 		c.digests = append(c.digests, d[:]...)

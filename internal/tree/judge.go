@@ -12,12 +12,12 @@ import (
 func (c *copySession) judge(b *rxBatch) error {
 	local := &localReader{sources: c.p.Sources}
 	defer local.close()
-	matched := c.comparePlaces(b)
-	if !b.recut && b.mayRecut() && 2*matched < len(b.chunks) && !c.p.Index.Empty() {
+	c.comparePlaces(b)
+	if split := c.refine(b); split != nil {
 		b.mu.Lock()
 		b.asked = true
 		b.mu.Unlock()
-		return c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Recut: true}}})
+		return c.send(&agentpb.CopyRequest{Answers: []*agentpb.Answer{{Batch: b.offer.Batch, Verdicts: split, Recut: true}}})
 	}
 	verdicts := make([]byte, len(b.chunks))
 	seen := map[chunk.Digest]int{}
@@ -71,13 +71,34 @@ func (c *copySession) count(sent, reused int64) {
 	pr.Reused.Add(reused)
 }
 
-// mayRecut reports whether the batch is a stretch of one file cut by position.
-func (b *rxBatch) mayRecut() bool {
-	return len(b.offer.Parts) == 1 && len(b.chunks) > 8 && b.jobs[0].file.comparable()
+// refine returns which chunks of a large file the source should split, or nil:
+// those of which the replica has an older version in the same place, and that are
+// nowhere else. A file of which nothing turned up that way is not asked about
+// further.
+func (c *copySession) refine(b *rxBatch) []byte {
+	if b.coarse != nil || len(b.offer.Parts) != 1 {
+		return nil
+	}
+	f := b.jobs[0].file
+	if !f.comparable() || f.hopeless() {
+		return nil
+	}
+	var split []byte
+	for i := range b.chunks {
+		ch := &b.chunks[i]
+		if ch.ready || ch.length <= fineBlock || ch.offset >= f.oldSize || len(c.p.Index.Lookup(ch.digest, c.p.Tree)) > 0 {
+			continue
+		}
+		if split == nil {
+			split = make([]byte, len(b.chunks))
+		}
+		split[i] = want
+	}
+	return split
 }
 
 // comparePlaces looks for each chunk where it should be in the replica's file.
-func (c *copySession) comparePlaces(b *rxBatch) (matched int) {
+func (c *copySession) comparePlaces(b *rxBatch) {
 	k := 0
 	for i, part := range b.offer.Parts {
 		chunks := b.chunks[k : k+int(part.Chunks)]
@@ -89,22 +110,35 @@ func (c *copySession) comparePlaces(b *rxBatch) (matched int) {
 		if fd < 0 {
 			continue
 		}
+		f := b.jobs[i].file
 		whole := part.Head && part.Tail
+		blocks, found := 0, 0
 		for n := range chunks {
 			ch := &chunks[n]
-			data := readIfEqual(fd, ch.offset, ch.digest, ch.length)
-			if data == nil {
+			if ch.ready {
 				continue
 			}
+			blocks++
+			var data []byte
+			known, equal := f.knows(ch, b.coarse != nil)
+			if !known {
+				data = readIfEqual(fd, ch.offset, ch.digest, ch.length)
+				equal = data != nil
+			}
+			if !equal {
+				continue
+			}
+			found++
 			ch.ready, ch.inPlace = true, true
 			if whole {
 				ch.data = data // may have to be written all the same
 			}
-			matched++
+		}
+		if b.coarse != nil {
+			f.refined(blocks, found)
 		}
 		done()
 	}
-	return matched
 }
 
 // locate finds a chunk in the index or on its way; otherwise it is wanted.

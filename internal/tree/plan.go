@@ -161,7 +161,7 @@ func (pl *planner) remove(dir int, path, name string, mode uint32) error {
 	}
 	pl.Progress.Deleted.Add(1)
 	if kindOf(mode) != unix.S_IFDIR {
-		return nil
+		return pl.Catalog.dropContent(join(path, name))
 	}
 	pl.dirs.forget()
 	return pl.forgetPages(join(path, name))

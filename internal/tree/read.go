@@ -200,7 +200,7 @@ func (r *fileReader) regular(f *agentpb.CopyFile, dir int, name string, fd int, 
 		if err != nil {
 			return r.gone(f.Id, "read", err)
 		}
-		c := &contentReader{fileReader: r, fd: fd, size: st.Size, positional: f.Positional, params: chunk.ParamsFor(st.Size)}
+		c := &contentReader{fileReader: r, fd: fd, size: st.Size, params: chunk.ParamsFor(st.Size)}
 		c.part = &agentpb.Part{Id: f.Id, Head: true, Meta: m}
 		sparse := st.Blocks*512 < st.Size
 		early := r.untilQuiet(st) > 0

@@ -7,8 +7,6 @@ import (
 	"io"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/chunk"
 	"github.com/leeward-dr/leeward/internal/pipe"
@@ -18,9 +16,6 @@ const (
 	// minIndexed is the shortest chunk worth remembering: finding a shorter one
 	// costs more than sending it.
 	minIndexed = 512
-	// positionalMin is the size from which a file that is there already is first
-	// compared block by block in its place.
-	positionalMin = 1 << 20
 	// receivers is how many batches of one session are worked on at once.
 	receivers = 3
 	// maxBatches bounds the batches of one session that are open at once: those a
@@ -53,8 +48,8 @@ type rxBatch struct {
 	mu      sync.Mutex
 	chunks  []rxChunk
 	applied bool
-	recut   bool // offered anew, cut by content
-	asked   bool // to be offered anew
+	asked   bool      // to be offered anew, with chunks split
+	coarse  []rxChunk // the chunks as they were first offered, where this is the second offer
 }
 
 type rxChunk struct {
@@ -151,12 +146,10 @@ func (p *Pass) request(_ context.Context, jobs ...*job) error {
 		c.jobs[id] = j
 		c.mu.Unlock()
 		p.pending.add(1)
-		row := p.page(j)
 		if asked[n] == nil {
 			asked[n] = &agentpb.CopyRequest{}
 		}
-		positional := j.exists && kindOf(row.mode) == unix.S_IFREG && row.size >= positionalMin
-		asked[n].Files = append(asked[n].Files, &agentpb.CopyFile{Id: id, Path: []byte(j.path), Positional: positional})
+		asked[n].Files = append(asked[n].Files, &agentpb.CopyFile{Id: id, Path: []byte(j.path)})
 	}
 	for n, req := range asked {
 		if req == nil {
@@ -282,7 +275,9 @@ func (c *copySession) admit(b *rxBatch) (old *rxBatch, err error) {
 	if len(c.batches) >= maxBatches {
 		return nil, fmt.Errorf("%w: more than %d batches open", errOffer, maxBatches)
 	}
-	b.recut = old != nil
+	if old != nil {
+		b.carryOver(old)
+	}
 	c.batches[o.Batch] = b
 	return old, nil
 }
@@ -297,6 +292,22 @@ func (b *rxBatch) mayBecome(anew *rxBatch) bool {
 	}
 	p, q := b.offer.Parts[0], anew.offer.Parts[0]
 	return p.Id == q.Id && p.Head == q.Head && p.Tail == q.Tail && p.Offset == q.Offset && p.End == q.End
+}
+
+// carryOver takes what is known of the chunks that are in the second offer as they
+// were in the first.
+func (b *rxBatch) carryOver(old *rxBatch) {
+	b.coarse = old.chunks
+	k := 0
+	for i := range b.chunks {
+		ch := &b.chunks[i]
+		for k < len(b.coarse) && b.coarse[k].offset < ch.offset {
+			k++
+		}
+		if k < len(b.coarse) && b.coarse[k].offset == ch.offset && b.coarse[k].digest == ch.digest {
+			ch.ready, ch.inPlace, ch.data = b.coarse[k].ready, b.coarse[k].inPlace, b.coarse[k].data
+		}
+	}
 }
 
 // parse fills in the chunks, checking all that a hostile source could say.
@@ -437,7 +448,11 @@ func (c *copySession) apply(b *rxBatch) error {
 		if part.Head && part.Tail {
 			err = c.p.applyWhole(j, part, chunks)
 		} else {
-			done, err = c.p.applyPart(j, part, chunks)
+			told := chunks
+			if b.coarse != nil { // of a batch with one part
+				told = b.coarse
+			}
+			done, err = c.p.applyPart(j, part, chunks, told)
 		}
 		if err != nil {
 			return err

@@ -81,11 +81,11 @@ type batch struct {
 }
 
 // toSend is what an answer to a batch demands: some of its chunks, or all of it
-// offered anew.
+// offered anew with some chunks split.
 type toSend struct {
 	batch  *batch
 	chunks []int
-	recut  bool
+	split  []byte // 1 for each chunk to split; nil where chunks are to be sent
 }
 
 // largeBuffers are where the content of large files is read into.
@@ -224,15 +224,15 @@ func (s *sender) answer(a *agentpb.Answer) error {
 		s.mu.Unlock()
 		return fmt.Errorf("answer to batch %d, which is not open", a.Batch)
 	}
-	if a.Recut && !b.recut {
-		b.recut = true
-		s.mu.Unlock()
-		s.answered <- toSend{batch: b, recut: true} // not here: whoever reads the answers must not wait for the wire
-		return nil
-	}
 	if len(a.Verdicts) != len(b.chunks) {
 		s.mu.Unlock()
 		return fmt.Errorf("answer of %d verdicts to %d chunks", len(a.Verdicts), len(b.chunks))
+	}
+	if a.Recut && !b.recut {
+		b.recut = true
+		s.mu.Unlock()
+		s.answered <- toSend{batch: b, split: a.Verdicts} // not here: whoever reads the answers must not wait for the wire
+		return nil
 	}
 	var todo []int
 	open := false
@@ -280,8 +280,8 @@ func (s *sender) unref(b *batch) {
 }
 
 func (s *sender) serve(t toSend) error {
-	if t.recut {
-		return s.recut(t.batch)
+	if t.split != nil {
+		return s.recut(t.batch, t.split)
 	}
 	return s.sendData(t)
 }
@@ -345,28 +345,34 @@ func lengths(chunks [][]byte) []uint32 {
 	return out
 }
 
-// recut offers a batch of positional blocks again, cut by content: the target saw
-// that it has little of it where it should be, but may have it elsewhere.
-func (s *sender) recut(b *batch) error {
+// fineBlock is what a chunk is split into where the target has an older version of
+// it: databases write pages of 4 to 16 KiB.
+const fineBlock = 8 << 10
+
+// recut offers a batch again, with some chunks split at multiples of fineBlock in
+// their file: of those the target has much in its place.
+func (s *sender) recut(b *batch, split []byte) error {
 	var chunks [][]byte
-	at := 0
+	digests := make([]byte, 0, 2*len(b.offer.Digests))
+	i := 0
 	for _, p := range b.offer.Parts {
-		size := int64(p.End)
-		if p.Meta != nil {
-			size = int64(p.Meta.Size)
+		before, end := len(chunks), i+int(p.Chunks)
+		walk(p, func(pos uint64) uint64 {
+			c := b.chunks[i]
+			if split[i] == want {
+				chunks, digests = cutFine(chunks, digests, c, pos)
+			} else {
+				chunks, digests = append(chunks, c), append(digests, b.offer.Digests[32*i:32*i+32]...)
+			}
+			i++
+			return uint64(len(c))
+		})
+		if i != end {
+			return fmt.Errorf("batch %d: its parts do not cover its chunks", b.id)
 		}
-		old := b.chunks[at : at+int(p.Chunks)]
-		at += int(p.Chunks)
-		fresh := cutRuns(old, p, chunk.ParamsFor(size))
-		p.Chunks = uint32(len(fresh))
-		chunks = append(chunks, fresh...)
+		p.Chunks = uint32(len(chunks) - before)
 	}
-	b.offer.Digests = make([]byte, 0, 32*len(chunks))
-	for _, c := range chunks {
-		d := chunk.Sum(c)
-		b.offer.Digests = append(b.offer.Digests, d[:]...)
-	}
-	b.offer.Lengths = lengths(chunks)
+	b.offer.Digests, b.offer.Lengths = digests, lengths(chunks)
 	s.mu.Lock()
 	b.chunks = chunks
 	b.pending = make([]bool, len(chunks))
@@ -377,27 +383,26 @@ func (s *sender) recut(b *batch) error {
 	return s.send(&agentpb.CopyReply{Offers: []*agentpb.Offer{b.offer}})
 }
 
-// cutRuns cuts the bytes of a part anew, each run between holes for itself.
-func cutRuns(old [][]byte, p *agentpb.Part, params chunk.Params) (out [][]byte) {
-	holes := p.Holes
-	pos := p.Offset
-	var run []byte
-	flush := func() {
-		for len(run) > 0 {
-			n := chunk.Cut(run, params)
-			out = append(out, run[:n:n])
-			run = run[n:]
-		}
-	}
-	for _, c := range old {
+// walk calls chunk with the offset of each chunk of a part; it returns the chunk's
+// length.
+func walk(p *agentpb.Part, chunk func(pos uint64) uint64) {
+	pos, holes := p.Offset, p.Holes
+	for range p.Chunks {
 		for len(holes) > 0 && holes[0].Offset == pos {
-			flush()
 			pos += holes[0].Length
 			holes = holes[1:]
 		}
-		run = append(run, c...)
-		pos += uint64(len(c))
+		pos += chunk(pos)
 	}
-	flush()
-	return out
+}
+
+// cutFine appends the blocks of the chunk c, which lies at pos.
+func cutFine(chunks [][]byte, digests, c []byte, pos uint64) ([][]byte, []byte) {
+	for len(c) > 0 {
+		n := min(int(fineBlock-pos%fineBlock), len(c))
+		d := chunk.Sum(c[:n])
+		chunks, digests = append(chunks, c[:n:n]), append(digests, d[:]...)
+		c, pos = c[n:], pos+uint64(n)
+	}
+	return chunks, digests
 }

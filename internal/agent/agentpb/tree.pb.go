@@ -73,7 +73,7 @@ func (x Outcome_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Kind.Descriptor instead.
 func (Outcome_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{19, 0}
+	return file_tree_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // OpenRequest prepares filesystems for a pass. The agent shows each of them
@@ -134,6 +134,7 @@ type OpenFilesystem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
 	Excludes      []string               `protobuf:"bytes,2,rep,name=excludes,proto3" json:"excludes,omitempty"` // patterns relative to the filesystem's root, see docs/formats.md
+	Live          string                 `protobuf:"bytes,3,opt,name=live,proto3" json:"live,omitempty"`         // why it is to be shown live, whatever snapshot it could have; empty leaves that open
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +181,13 @@ func (x *OpenFilesystem) GetExcludes() []string {
 		return x.Excludes
 	}
 	return nil
+}
+
+func (x *OpenFilesystem) GetLive() string {
+	if x != nil {
+		return x.Live
+	}
+	return ""
 }
 
 type OpenReply struct {
@@ -302,6 +310,193 @@ func (x *OpenedFilesystem) GetError() string {
 	return ""
 }
 
+// CheckRequest asks whether the snapshots that filesystems are shown as still hold.
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Release       string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"` // mount point of a filesystem that is read no more; its snapshot is removed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_tree_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+type CheckReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lost          []*LostSnapshot        `protobuf:"bytes,1,rep,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckReply) Reset() {
+	*x = CheckReply{}
+	mi := &file_tree_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckReply) ProtoMessage() {}
+
+func (x *CheckReply) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckReply.ProtoReflect.Descriptor instead.
+func (*CheckReply) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CheckReply) GetLost() []*LostSnapshot {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+// LostSnapshot is a filesystem whose snapshot does not show its instant any more.
+type LostSnapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LostSnapshot) Reset() {
+	*x = LostSnapshot{}
+	mi := &file_tree_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LostSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LostSnapshot) ProtoMessage() {}
+
+func (x *LostSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LostSnapshot.ProtoReflect.Descriptor instead.
+func (*LostSnapshot) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LostSnapshot) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *LostSnapshot) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// CleanReply says what snapshots of passes that were killed could not be removed.
+type CleanReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          []string               `protobuf:"bytes,1,rep,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CleanReply) Reset() {
+	*x = CleanReply{}
+	mi := &file_tree_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CleanReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CleanReply) ProtoMessage() {}
+
+func (x *CleanReply) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CleanReply.ProtoReflect.Descriptor instead.
+func (*CleanReply) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CleanReply) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
 // ScanRequest is followed by Baseline messages until one says last.
 type ScanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -313,7 +508,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_tree_proto_msgTypes[4]
+	mi := &file_tree_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +520,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[4]
+	mi := &file_tree_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +533,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{4}
+	return file_tree_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ScanRequest) GetFilesystem() string {
@@ -368,7 +563,7 @@ type Baseline struct {
 
 func (x *Baseline) Reset() {
 	*x = Baseline{}
-	mi := &file_tree_proto_msgTypes[5]
+	mi := &file_tree_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +575,7 @@ func (x *Baseline) String() string {
 func (*Baseline) ProtoMessage() {}
 
 func (x *Baseline) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[5]
+	mi := &file_tree_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +588,7 @@ func (x *Baseline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Baseline.ProtoReflect.Descriptor instead.
 func (*Baseline) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{5}
+	return file_tree_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Baseline) GetKeys() []byte {
@@ -430,7 +625,7 @@ type ScanReply struct {
 
 func (x *ScanReply) Reset() {
 	*x = ScanReply{}
-	mi := &file_tree_proto_msgTypes[6]
+	mi := &file_tree_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +637,7 @@ func (x *ScanReply) String() string {
 func (*ScanReply) ProtoMessage() {}
 
 func (x *ScanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[6]
+	mi := &file_tree_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +650,7 @@ func (x *ScanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanReply.ProtoReflect.Descriptor instead.
 func (*ScanReply) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{6}
+	return file_tree_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ScanReply) GetDirectories() []*Directory {
@@ -494,7 +689,7 @@ type ScanSummary struct {
 
 func (x *ScanSummary) Reset() {
 	*x = ScanSummary{}
-	mi := &file_tree_proto_msgTypes[7]
+	mi := &file_tree_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +701,7 @@ func (x *ScanSummary) String() string {
 func (*ScanSummary) ProtoMessage() {}
 
 func (x *ScanSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[7]
+	mi := &file_tree_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +714,7 @@ func (x *ScanSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanSummary.ProtoReflect.Descriptor instead.
 func (*ScanSummary) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{7}
+	return file_tree_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ScanSummary) GetDirectories() uint64 {
@@ -582,7 +777,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_tree_proto_msgTypes[8]
+	mi := &file_tree_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +789,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[8]
+	mi := &file_tree_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +802,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{8}
+	return file_tree_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Problem) GetPath() []byte {
@@ -648,7 +843,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_tree_proto_msgTypes[9]
+	mi := &file_tree_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +855,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[9]
+	mi := &file_tree_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +868,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{9}
+	return file_tree_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Directory) GetPath() []byte {
@@ -737,7 +932,7 @@ type Page struct {
 
 func (x *Page) Reset() {
 	*x = Page{}
-	mi := &file_tree_proto_msgTypes[10]
+	mi := &file_tree_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +944,7 @@ func (x *Page) String() string {
 func (*Page) ProtoMessage() {}
 
 func (x *Page) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[10]
+	mi := &file_tree_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +957,7 @@ func (x *Page) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Page.ProtoReflect.Descriptor instead.
 func (*Page) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{10}
+	return file_tree_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Page) GetFirst() []byte {
@@ -885,7 +1080,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_tree_proto_msgTypes[11]
+	mi := &file_tree_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1092,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[11]
+	mi := &file_tree_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1105,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{11}
+	return file_tree_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CopyRequest) GetFilesystem() string {
@@ -953,14 +1148,13 @@ type CopyFile struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Path          []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	Positional    bool                   `protobuf:"varint,3,opt,name=positional,proto3" json:"positional,omitempty"` // the target has an older version: offer blocks by position first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CopyFile) Reset() {
 	*x = CopyFile{}
-	mi := &file_tree_proto_msgTypes[12]
+	mi := &file_tree_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1166,7 @@ func (x *CopyFile) String() string {
 func (*CopyFile) ProtoMessage() {}
 
 func (x *CopyFile) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[12]
+	mi := &file_tree_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1179,7 @@ func (x *CopyFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFile.ProtoReflect.Descriptor instead.
 func (*CopyFile) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{12}
+	return file_tree_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CopyFile) GetId() uint64 {
@@ -1002,13 +1196,6 @@ func (x *CopyFile) GetPath() []byte {
 	return nil
 }
 
-func (x *CopyFile) GetPositional() bool {
-	if x != nil {
-		return x.Positional
-	}
-	return false
-}
-
 // CopyReply is the source's side.
 type CopyReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1021,7 +1208,7 @@ type CopyReply struct {
 
 func (x *CopyReply) Reset() {
 	*x = CopyReply{}
-	mi := &file_tree_proto_msgTypes[13]
+	mi := &file_tree_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1220,7 @@ func (x *CopyReply) String() string {
 func (*CopyReply) ProtoMessage() {}
 
 func (x *CopyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[13]
+	mi := &file_tree_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1233,7 @@ func (x *CopyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyReply.ProtoReflect.Descriptor instead.
 func (*CopyReply) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{13}
+	return file_tree_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CopyReply) GetOffers() []*Offer {
@@ -1084,7 +1271,7 @@ type Offer struct {
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_tree_proto_msgTypes[14]
+	mi := &file_tree_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1283,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[14]
+	mi := &file_tree_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1296,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{14}
+	return file_tree_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Offer) GetBatch() uint64 {
@@ -1158,7 +1345,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_tree_proto_msgTypes[15]
+	mi := &file_tree_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1357,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[15]
+	mi := &file_tree_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1370,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{15}
+	return file_tree_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Part) GetId() uint64 {
@@ -1259,7 +1446,7 @@ type Hole struct {
 
 func (x *Hole) Reset() {
 	*x = Hole{}
-	mi := &file_tree_proto_msgTypes[16]
+	mi := &file_tree_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1458,7 @@ func (x *Hole) String() string {
 func (*Hole) ProtoMessage() {}
 
 func (x *Hole) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[16]
+	mi := &file_tree_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1471,7 @@ func (x *Hole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hole.ProtoReflect.Descriptor instead.
 func (*Hole) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{16}
+	return file_tree_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Hole) GetOffset() uint64 {
@@ -1329,7 +1516,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_tree_proto_msgTypes[17]
+	mi := &file_tree_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1528,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[17]
+	mi := &file_tree_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1541,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{17}
+	return file_tree_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Meta) GetMode() uint32 {
@@ -1500,7 +1687,7 @@ type Xattr struct {
 
 func (x *Xattr) Reset() {
 	*x = Xattr{}
-	mi := &file_tree_proto_msgTypes[18]
+	mi := &file_tree_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1699,7 @@ func (x *Xattr) String() string {
 func (*Xattr) ProtoMessage() {}
 
 func (x *Xattr) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[18]
+	mi := &file_tree_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1712,7 @@ func (x *Xattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattr.ProtoReflect.Descriptor instead.
 func (*Xattr) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{18}
+	return file_tree_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Xattr) GetName() []byte {
@@ -1555,7 +1742,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_tree_proto_msgTypes[19]
+	mi := &file_tree_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1754,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[19]
+	mi := &file_tree_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1767,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{19}
+	return file_tree_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Outcome) GetKind() Outcome_Kind {
@@ -1613,17 +1800,19 @@ func (x *Outcome) GetAfter() *Meta {
 
 // Answer says what the target lacks of a batch: one byte a chunk.
 type Answer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Batch         uint64                 `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
-	Verdicts      []byte                 `protobuf:"bytes,2,opt,name=verdicts,proto3" json:"verdicts,omitempty"` // 0 have, 1 want, 2 later: another answer follows
-	Recut         bool                   `protobuf:"varint,3,opt,name=recut,proto3" json:"recut,omitempty"`      // offer the batch again, cut by content
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Batch    uint64                 `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
+	Verdicts []byte                 `protobuf:"bytes,2,opt,name=verdicts,proto3" json:"verdicts,omitempty"` // 0 have, 1 want, 2 later: another answer follows
+	// offer the batch again, with the chunks whose verdict is 1 cut into short blocks:
+	// the target has an older version of them. Once for each batch.
+	Recut         bool `protobuf:"varint,3,opt,name=recut,proto3" json:"recut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_tree_proto_msgTypes[20]
+	mi := &file_tree_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1824,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[20]
+	mi := &file_tree_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1837,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{20}
+	return file_tree_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Answer) GetBatch() uint64 {
@@ -1685,7 +1874,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_tree_proto_msgTypes[21]
+	mi := &file_tree_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1886,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[21]
+	mi := &file_tree_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1899,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{21}
+	return file_tree_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Data) GetBatch() uint64 {
@@ -1745,7 +1934,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_tree_proto_msgTypes[22]
+	mi := &file_tree_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1946,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[22]
+	mi := &file_tree_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1959,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{22}
+	return file_tree_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DigestRequest) GetFilesystem() string {
@@ -1800,7 +1989,7 @@ type DigestReply struct {
 
 func (x *DigestReply) Reset() {
 	*x = DigestReply{}
-	mi := &file_tree_proto_msgTypes[23]
+	mi := &file_tree_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +2001,7 @@ func (x *DigestReply) String() string {
 func (*DigestReply) ProtoMessage() {}
 
 func (x *DigestReply) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[23]
+	mi := &file_tree_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +2014,7 @@ func (x *DigestReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestReply.ProtoReflect.Descriptor instead.
 func (*DigestReply) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{23}
+	return file_tree_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DigestReply) GetDirectories() []*DirDigest {
@@ -1873,7 +2062,7 @@ type DirDigest struct {
 
 func (x *DirDigest) Reset() {
 	*x = DirDigest{}
-	mi := &file_tree_proto_msgTypes[24]
+	mi := &file_tree_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2074,7 @@ func (x *DirDigest) String() string {
 func (*DirDigest) ProtoMessage() {}
 
 func (x *DirDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[24]
+	mi := &file_tree_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2087,7 @@ func (x *DirDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirDigest.ProtoReflect.Descriptor instead.
 func (*DirDigest) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{24}
+	return file_tree_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DirDigest) GetPath() []byte {
@@ -1927,7 +2116,7 @@ type EntryDigest struct {
 
 func (x *EntryDigest) Reset() {
 	*x = EntryDigest{}
-	mi := &file_tree_proto_msgTypes[25]
+	mi := &file_tree_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2128,7 @@ func (x *EntryDigest) String() string {
 func (*EntryDigest) ProtoMessage() {}
 
 func (x *EntryDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[25]
+	mi := &file_tree_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2141,7 @@ func (x *EntryDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryDigest.ProtoReflect.Descriptor instead.
 func (*EntryDigest) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{25}
+	return file_tree_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EntryDigest) GetPath() []byte {
@@ -1994,7 +2183,7 @@ type CatalogPage struct {
 
 func (x *CatalogPage) Reset() {
 	*x = CatalogPage{}
-	mi := &file_tree_proto_msgTypes[26]
+	mi := &file_tree_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2195,7 @@ func (x *CatalogPage) String() string {
 func (*CatalogPage) ProtoMessage() {}
 
 func (x *CatalogPage) ProtoReflect() protoreflect.Message {
-	mi := &file_tree_proto_msgTypes[26]
+	mi := &file_tree_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2208,7 @@ func (x *CatalogPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogPage.ProtoReflect.Descriptor instead.
 func (*CatalogPage) Descriptor() ([]byte, []int) {
-	return file_tree_proto_rawDescGZIP(), []int{26}
+	return file_tree_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CatalogPage) GetPage() *Page {
@@ -2044,11 +2233,12 @@ const file_tree_proto_rawDesc = "" +
 	"tree.proto\x12\x10leeward.agent.v1\"m\n" +
 	"\vOpenRequest\x12B\n" +
 	"\vfilesystems\x18\x01 \x03(\v2 .leeward.agent.v1.OpenFilesystemR\vfilesystems\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\bR\bsnapshot\"M\n" +
+	"\bsnapshot\x18\x02 \x01(\bR\bsnapshot\"a\n" +
 	"\x0eOpenFilesystem\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x1a\n" +
-	"\bexcludes\x18\x02 \x03(\tR\bexcludes\"Q\n" +
+	"\bexcludes\x18\x02 \x03(\tR\bexcludes\x12\x12\n" +
+	"\x04live\x18\x03 \x01(\tR\x04live\"Q\n" +
 	"\tOpenReply\x12D\n" +
 	"\vfilesystems\x18\x01 \x03(\v2\".leeward.agent.v1.OpenedFilesystemR\vfilesystems\"\x9f\x01\n" +
 	"\x10OpenedFilesystem\x12\x1f\n" +
@@ -2058,7 +2248,19 @@ const file_tree_proto_rawDesc = "" +
 	"\x03how\x18\x03 \x01(\tR\x03how\x12 \n" +
 	"\fat_unix_nano\x18\x04 \x01(\x03R\n" +
 	"atUnixNano\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"A\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"(\n" +
+	"\fCheckRequest\x12\x18\n" +
+	"\arelease\x18\x01 \x01(\tR\arelease\"@\n" +
+	"\n" +
+	"CheckReply\x122\n" +
+	"\x04lost\x18\x01 \x03(\v2\x1e.leeward.agent.v1.LostSnapshotR\x04lost\"A\n" +
+	"\fLostSnapshot\x12\x1f\n" +
+	"\vmount_point\x18\x01 \x01(\tR\n" +
+	"mountPoint\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\" \n" +
+	"\n" +
+	"CleanReply\x12\x12\n" +
+	"\x04left\x18\x01 \x03(\tR\x04left\"A\n" +
 	"\vScanRequest\x12\x1e\n" +
 	"\n" +
 	"filesystem\x18\x01 \x01(\tR\n" +
@@ -2116,13 +2318,10 @@ const file_tree_proto_rawDesc = "" +
 	"\x05files\x18\x02 \x03(\v2\x1a.leeward.agent.v1.CopyFileR\x05files\x122\n" +
 	"\aanswers\x18\x03 \x03(\v2\x18.leeward.agent.v1.AnswerR\aanswers\x12\x12\n" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x14\n" +
-	"\x05level\x18\x05 \x01(\x05R\x05level\"N\n" +
+	"\x05level\x18\x05 \x01(\x05R\x05level\"4\n" +
 	"\bCopyFile\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1e\n" +
-	"\n" +
-	"positional\x18\x03 \x01(\bR\n" +
-	"positional\"|\n" +
+	"\x04path\x18\x02 \x01(\fR\x04pathJ\x04\b\x03\x10\x04\"|\n" +
 	"\tCopyReply\x12/\n" +
 	"\x06offers\x18\x01 \x03(\v2\x17.leeward.agent.v1.OfferR\x06offers\x12*\n" +
 	"\x04data\x18\x02 \x03(\v2\x16.leeward.agent.v1.DataR\x04data\x12\x12\n" +
@@ -2228,66 +2427,71 @@ func file_tree_proto_rawDescGZIP() []byte {
 }
 
 var file_tree_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_tree_proto_goTypes = []any{
 	(Outcome_Kind)(0),        // 0: leeward.agent.v1.Outcome.Kind
 	(*OpenRequest)(nil),      // 1: leeward.agent.v1.OpenRequest
 	(*OpenFilesystem)(nil),   // 2: leeward.agent.v1.OpenFilesystem
 	(*OpenReply)(nil),        // 3: leeward.agent.v1.OpenReply
 	(*OpenedFilesystem)(nil), // 4: leeward.agent.v1.OpenedFilesystem
-	(*ScanRequest)(nil),      // 5: leeward.agent.v1.ScanRequest
-	(*Baseline)(nil),         // 6: leeward.agent.v1.Baseline
-	(*ScanReply)(nil),        // 7: leeward.agent.v1.ScanReply
-	(*ScanSummary)(nil),      // 8: leeward.agent.v1.ScanSummary
-	(*Problem)(nil),          // 9: leeward.agent.v1.Problem
-	(*Directory)(nil),        // 10: leeward.agent.v1.Directory
-	(*Page)(nil),             // 11: leeward.agent.v1.Page
-	(*CopyRequest)(nil),      // 12: leeward.agent.v1.CopyRequest
-	(*CopyFile)(nil),         // 13: leeward.agent.v1.CopyFile
-	(*CopyReply)(nil),        // 14: leeward.agent.v1.CopyReply
-	(*Offer)(nil),            // 15: leeward.agent.v1.Offer
-	(*Part)(nil),             // 16: leeward.agent.v1.Part
-	(*Hole)(nil),             // 17: leeward.agent.v1.Hole
-	(*Meta)(nil),             // 18: leeward.agent.v1.Meta
-	(*Xattr)(nil),            // 19: leeward.agent.v1.Xattr
-	(*Outcome)(nil),          // 20: leeward.agent.v1.Outcome
-	(*Answer)(nil),           // 21: leeward.agent.v1.Answer
-	(*Data)(nil),             // 22: leeward.agent.v1.Data
-	(*DigestRequest)(nil),    // 23: leeward.agent.v1.DigestRequest
-	(*DigestReply)(nil),      // 24: leeward.agent.v1.DigestReply
-	(*DirDigest)(nil),        // 25: leeward.agent.v1.DirDigest
-	(*EntryDigest)(nil),      // 26: leeward.agent.v1.EntryDigest
-	(*CatalogPage)(nil),      // 27: leeward.agent.v1.CatalogPage
+	(*CheckRequest)(nil),     // 5: leeward.agent.v1.CheckRequest
+	(*CheckReply)(nil),       // 6: leeward.agent.v1.CheckReply
+	(*LostSnapshot)(nil),     // 7: leeward.agent.v1.LostSnapshot
+	(*CleanReply)(nil),       // 8: leeward.agent.v1.CleanReply
+	(*ScanRequest)(nil),      // 9: leeward.agent.v1.ScanRequest
+	(*Baseline)(nil),         // 10: leeward.agent.v1.Baseline
+	(*ScanReply)(nil),        // 11: leeward.agent.v1.ScanReply
+	(*ScanSummary)(nil),      // 12: leeward.agent.v1.ScanSummary
+	(*Problem)(nil),          // 13: leeward.agent.v1.Problem
+	(*Directory)(nil),        // 14: leeward.agent.v1.Directory
+	(*Page)(nil),             // 15: leeward.agent.v1.Page
+	(*CopyRequest)(nil),      // 16: leeward.agent.v1.CopyRequest
+	(*CopyFile)(nil),         // 17: leeward.agent.v1.CopyFile
+	(*CopyReply)(nil),        // 18: leeward.agent.v1.CopyReply
+	(*Offer)(nil),            // 19: leeward.agent.v1.Offer
+	(*Part)(nil),             // 20: leeward.agent.v1.Part
+	(*Hole)(nil),             // 21: leeward.agent.v1.Hole
+	(*Meta)(nil),             // 22: leeward.agent.v1.Meta
+	(*Xattr)(nil),            // 23: leeward.agent.v1.Xattr
+	(*Outcome)(nil),          // 24: leeward.agent.v1.Outcome
+	(*Answer)(nil),           // 25: leeward.agent.v1.Answer
+	(*Data)(nil),             // 26: leeward.agent.v1.Data
+	(*DigestRequest)(nil),    // 27: leeward.agent.v1.DigestRequest
+	(*DigestReply)(nil),      // 28: leeward.agent.v1.DigestReply
+	(*DirDigest)(nil),        // 29: leeward.agent.v1.DirDigest
+	(*EntryDigest)(nil),      // 30: leeward.agent.v1.EntryDigest
+	(*CatalogPage)(nil),      // 31: leeward.agent.v1.CatalogPage
 }
 var file_tree_proto_depIdxs = []int32{
 	2,  // 0: leeward.agent.v1.OpenRequest.filesystems:type_name -> leeward.agent.v1.OpenFilesystem
 	4,  // 1: leeward.agent.v1.OpenReply.filesystems:type_name -> leeward.agent.v1.OpenedFilesystem
-	10, // 2: leeward.agent.v1.ScanReply.directories:type_name -> leeward.agent.v1.Directory
-	8,  // 3: leeward.agent.v1.ScanReply.summary:type_name -> leeward.agent.v1.ScanSummary
-	9,  // 4: leeward.agent.v1.ScanSummary.problems:type_name -> leeward.agent.v1.Problem
-	11, // 5: leeward.agent.v1.Directory.pages:type_name -> leeward.agent.v1.Page
-	18, // 6: leeward.agent.v1.Directory.self:type_name -> leeward.agent.v1.Meta
-	13, // 7: leeward.agent.v1.CopyRequest.files:type_name -> leeward.agent.v1.CopyFile
-	21, // 8: leeward.agent.v1.CopyRequest.answers:type_name -> leeward.agent.v1.Answer
-	15, // 9: leeward.agent.v1.CopyReply.offers:type_name -> leeward.agent.v1.Offer
-	22, // 10: leeward.agent.v1.CopyReply.data:type_name -> leeward.agent.v1.Data
-	16, // 11: leeward.agent.v1.Offer.parts:type_name -> leeward.agent.v1.Part
-	18, // 12: leeward.agent.v1.Part.meta:type_name -> leeward.agent.v1.Meta
-	17, // 13: leeward.agent.v1.Part.holes:type_name -> leeward.agent.v1.Hole
-	20, // 14: leeward.agent.v1.Part.outcome:type_name -> leeward.agent.v1.Outcome
-	19, // 15: leeward.agent.v1.Meta.xattrs:type_name -> leeward.agent.v1.Xattr
-	0,  // 16: leeward.agent.v1.Outcome.kind:type_name -> leeward.agent.v1.Outcome.Kind
-	18, // 17: leeward.agent.v1.Outcome.after:type_name -> leeward.agent.v1.Meta
-	25, // 18: leeward.agent.v1.DigestReply.directories:type_name -> leeward.agent.v1.DirDigest
-	26, // 19: leeward.agent.v1.DigestReply.entries:type_name -> leeward.agent.v1.EntryDigest
-	9,  // 20: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
-	18, // 21: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
-	11, // 22: leeward.agent.v1.CatalogPage.page:type_name -> leeward.agent.v1.Page
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	7,  // 2: leeward.agent.v1.CheckReply.lost:type_name -> leeward.agent.v1.LostSnapshot
+	14, // 3: leeward.agent.v1.ScanReply.directories:type_name -> leeward.agent.v1.Directory
+	12, // 4: leeward.agent.v1.ScanReply.summary:type_name -> leeward.agent.v1.ScanSummary
+	13, // 5: leeward.agent.v1.ScanSummary.problems:type_name -> leeward.agent.v1.Problem
+	15, // 6: leeward.agent.v1.Directory.pages:type_name -> leeward.agent.v1.Page
+	22, // 7: leeward.agent.v1.Directory.self:type_name -> leeward.agent.v1.Meta
+	17, // 8: leeward.agent.v1.CopyRequest.files:type_name -> leeward.agent.v1.CopyFile
+	25, // 9: leeward.agent.v1.CopyRequest.answers:type_name -> leeward.agent.v1.Answer
+	19, // 10: leeward.agent.v1.CopyReply.offers:type_name -> leeward.agent.v1.Offer
+	26, // 11: leeward.agent.v1.CopyReply.data:type_name -> leeward.agent.v1.Data
+	20, // 12: leeward.agent.v1.Offer.parts:type_name -> leeward.agent.v1.Part
+	22, // 13: leeward.agent.v1.Part.meta:type_name -> leeward.agent.v1.Meta
+	21, // 14: leeward.agent.v1.Part.holes:type_name -> leeward.agent.v1.Hole
+	24, // 15: leeward.agent.v1.Part.outcome:type_name -> leeward.agent.v1.Outcome
+	23, // 16: leeward.agent.v1.Meta.xattrs:type_name -> leeward.agent.v1.Xattr
+	0,  // 17: leeward.agent.v1.Outcome.kind:type_name -> leeward.agent.v1.Outcome.Kind
+	22, // 18: leeward.agent.v1.Outcome.after:type_name -> leeward.agent.v1.Meta
+	29, // 19: leeward.agent.v1.DigestReply.directories:type_name -> leeward.agent.v1.DirDigest
+	30, // 20: leeward.agent.v1.DigestReply.entries:type_name -> leeward.agent.v1.EntryDigest
+	13, // 21: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
+	22, // 22: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
+	15, // 23: leeward.agent.v1.CatalogPage.page:type_name -> leeward.agent.v1.Page
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_tree_proto_init() }
@@ -2301,7 +2505,7 @@ func file_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tree_proto_rawDesc), len(file_tree_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

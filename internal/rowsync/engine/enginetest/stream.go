@@ -367,11 +367,11 @@ func checkDDL(ctx context.Context, f Factory) error {
 				}
 				return fmt.Errorf("a changed definition gave %v, want SchemaChanged with a remedy", err)
 			}
-			for _, d := range p.DDL {
-				if d.Statement != "" || len(d.Tables) > 0 {
-					return nil
+			if len(p.DDL) > 0 {
+				if d := p.DDL[0]; d.Statement == "" && len(d.Tables) == 0 {
+					return fmt.Errorf("DDL came without its statement and table: %+v", d)
 				}
-				return fmt.Errorf("DDL came without its statement and table: %+v", d)
+				return nil
 			}
 			for _, c := range p.Changes {
 				if len(c.New) > 3 {

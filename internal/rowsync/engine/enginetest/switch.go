@@ -160,7 +160,7 @@ func checkRemove(ctx context.Context, f Factory) error {
 			}
 		}
 		if _, fresh, err = e.src.Prepare(ctx, stream, ts); err != nil || !fresh {
-			return fmt.Errorf("Prepare after Remove: fresh %v, %v", fresh, err)
+			return fmt.Errorf("to prepare after Remove: fresh %v, %v", fresh, err)
 		}
 		return nil
 	})

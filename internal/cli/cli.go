@@ -175,7 +175,7 @@ func (c *call) estate(names []string) (*config.Estate, []dr.ServerName, error) {
 	if err != nil {
 		return nil, nil, &configError{err}
 	}
-	selected, err := e.Select(names)
+	selected, _, err := e.Select(names)
 	if err != nil {
 		return nil, nil, &configError{err}
 	}

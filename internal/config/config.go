@@ -29,7 +29,7 @@ type Estate struct {
 	Target    Target
 	Seeds     []string  // directories, disk images, old trees that may hold the same bytes
 	Deadline  time.Time // zero if there is none
-	Servers   []Server  // as in the file; at least one
+	Servers   []Server  // as in the file; there is a server or a database at least
 	Databases []Database
 	Groups    []Group
 	Volatile  []string // patterns of what may differ at verify, beside those built in
@@ -119,14 +119,21 @@ type Limits struct {
 // Rate is in bytes per second; 0 is no limit.
 type Rate int64
 
-// Database is a database replicated row by row.
+// Database is a database that is replicated by itself, beside the servers.
 type Database struct {
-	Name   string
-	Engine string // mssql, postgres or mariadb
-	Source Endpoint
-	Target Endpoint
-	Line   int
+	Name    string
+	Engine  string // mssql, postgres or mariadb
+	Mode    string // logical: row by row; physical: as the engine itself replicates
+	Capture string // auto, change-tracking or triggers: how an mssql source tells what changed
+	Source  Endpoint
+	Target  Endpoint
+	Tables  Tables
+	Line    int
 }
+
+// Tables chooses tables of a database by patterns of schema.table, as path.Match
+// has them. No Include means all.
+type Tables struct{ Include, Exclude []string }
 
 // Endpoint reaches one side of a database. It holds no secret, only the place
 // of one, of which at most one is set.
@@ -183,9 +190,19 @@ func (e *Estate) Server(name dr.ServerName) *Server {
 	return nil
 }
 
-// Select turns names of servers and groups into names of servers, each once,
-// in the order of the file. No names select all servers.
-func (e *Estate) Select(names []string) ([]dr.ServerName, error) {
+// Database returns the database of that name, or nil.
+func (e *Estate) Database(name string) *Database {
+	for i := range e.Databases {
+		if e.Databases[i].Name == name {
+			return &e.Databases[i]
+		}
+	}
+	return nil
+}
+
+// Select turns names of servers, databases and groups into names of servers and of
+// databases, each once, in the order of the file. No names select all.
+func (e *Estate) Select(names []string) (servers []dr.ServerName, databases []string, err error) {
 	wanted := map[string]bool{}
 	for _, name := range names {
 		if g := e.group(name); g != nil {
@@ -194,18 +211,22 @@ func (e *Estate) Select(names []string) ([]dr.ServerName, error) {
 			}
 			continue
 		}
-		if e.Server(dr.ServerName(name)) == nil {
-			return nil, e.unknown(name)
+		if e.Server(dr.ServerName(name)) == nil && e.Database(name) == nil {
+			return nil, nil, e.unknown(name)
 		}
 		wanted[name] = true
 	}
-	var out []dr.ServerName
 	for _, s := range e.Servers {
 		if len(names) == 0 || wanted[string(s.Name)] {
-			out = append(out, s.Name)
+			servers = append(servers, s.Name)
 		}
 	}
-	return out, nil
+	for _, d := range e.Databases {
+		if len(names) == 0 || wanted[d.Name] {
+			databases = append(databases, d.Name)
+		}
+	}
+	return servers, databases, nil
 }
 
 func (e *Estate) group(name string) *Group {
@@ -222,8 +243,11 @@ func (e *Estate) unknown(name string) error {
 	for _, s := range e.Servers {
 		have = append(have, string(s.Name))
 	}
+	for _, d := range e.Databases {
+		have = append(have, d.Name)
+	}
 	for _, g := range e.Groups {
 		have = append(have, g.Name)
 	}
-	return dr.WithHint(fmt.Errorf("select %q: %s has no server or group of that name", name, e.File), suggest(name, have))
+	return dr.WithHint(fmt.Errorf("select %q: %s has no server, database or group of that name", name, e.File), suggest(name, have))
 }

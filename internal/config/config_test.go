@@ -45,6 +45,8 @@ servers:
 databases:
   - name: erp
     engine: mssql
+    capture: triggers
+    tables: {include: ["dbo.*"], exclude: [dbo.log]}
     source: {dsn: "sqlserver://sa@10.10.0.20", password_file: erp.pass}
     target: {dsn: "sqlserver://sa@10.20.0.20", password_command: [pass, show, erp]}
 groups:
@@ -84,11 +86,12 @@ func TestParseWhole(t *testing.T) {
 			{Name: "db1", Host: "db1", Capture: QEMU, SSH: ssh, Limits: limits, Line: 28},
 		},
 		Databases: []Database{{
-			Name: "erp", Engine: "mssql", Line: 30,
+			Name: "erp", Engine: "mssql", Mode: "logical", Capture: "triggers", Line: 30,
+			Tables: Tables{Include: []string{"dbo.*"}, Exclude: []string{"dbo.log"}},
 			Source: Endpoint{DSN: "sqlserver://sa@10.10.0.20", PasswordFile: "/etc/lw/erp.pass"},
 			Target: Endpoint{DSN: "sqlserver://sa@10.20.0.20", PasswordCommand: []string{"pass", "show", "erp"}},
 		}},
-		Groups:   []Group{{Name: "all", Order: []string{"db1", "app1", "web1", "erp"}, Objective: Objective{RPO: time.Minute, RTO: 10 * time.Minute}, Line: 35}},
+		Groups:   []Group{{Name: "all", Order: []string{"db1", "app1", "web1", "erp"}, Objective: Objective{RPO: time.Minute, RTO: 10 * time.Minute}, Line: 37}},
 		Volatile: []string{"/srv/cache/**"},
 	}
 	if !e.Deadline.Equal(want.Deadline) {
@@ -121,7 +124,7 @@ func TestProblems(t *testing.T) {
 		{"comment only", "# nothing\n", `l.yaml: the file is empty; it needs estate, target and servers`},
 		{"not yaml", "estate: a\n  target: [\n", `l.yaml:2: this is not YAML: mapping values are not allowed in this context`},
 		{"a list", "- a\n", `l.yaml:1: want keys and values (estate, source, target, limits, seeds, deadline, servers, databases, groups, verify)`},
-		{"missing", "estate: a\n", "l.yaml:1: \"target\" is missing\nl.yaml:1: \"servers\" is missing"},
+		{"missing", "estate: a\n", "l.yaml:1: \"target\" is missing\nl.yaml:1: servers: there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}"},
 		{"second document", small + "---\na: b\n", `l.yaml:4: there is a second document after the first (---); want one`},
 		{"unknown key", small + "seed: []\n", `l.yaml:4: unknown key "seed"; did you mean "seeds"?`},
 		{"swapped letters", small + "sevrers: []\n", `l.yaml:4: unknown key "sevrers"; did you mean "servers"?`},
@@ -157,7 +160,7 @@ func TestProblems(t *testing.T) {
 		{"pattern", "estate: a\ntarget: {store: /s}\nservers: [{name: w, exclude: [var/tmp, \"/a[\"]}]\n", "l.yaml:3: server w: exclude: \"var/tmp\": want a path that begins with /, as in /var/tmp/** or /**/*.iso\nl.yaml:3: server w: exclude: \"/a[\": \"a[\" is no pattern: syntax error in pattern"},
 		{"probe", "estate: a\ntarget: {store: /s}\nservers: [{name: w, probes: [{tcp: 1, http: \"http://:1/\"}]}]\n", `l.yaml:3: server w: probes: a probe is one of http and tcp, as in {http: "http://:8080/health"}`},
 		{"hypervisor", "estate: a\ntarget: {store: /s, hypervisor: vmware}\nservers: [{name: w}]\n", `l.yaml:2: target: hypervisor: unknown value "vmware"; want qemu or libvirt:URI, as in libvirt:qemu:///system`},
-		{"no servers", "estate: a\ntarget: {store: /s}\nservers: []\n", `l.yaml:3: servers: there is none; want at least one, as in {name: web1, host: 10.10.0.11}`},
+		{"no servers", "estate: a\ntarget: {store: /s}\nservers: []\n", `l.yaml:1: servers: there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}`},
 		{"all at once, by line", "estate: A\ntarget: {stor: /s}\nservers: [{name: w, host: }]\nlimit: {}\n", "l.yaml:1: estate: \"A\" is no name: want 1 to 63 of a-z, 0-9, dot, dash and underscore, a letter or digit first and last\nl.yaml:2: target: unknown key \"stor\"; did you mean \"store\"?\nl.yaml:2: target: \"store\" is missing\nl.yaml:4: unknown key \"limit\"; did you mean \"limits\"?"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -214,21 +217,23 @@ func TestSelect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ names, want []string }{
-		{nil, []string{"web1", "app1", "db1"}},
+		{nil, []string{"web1", "app1", "db1", "erp"}},
 		{[]string{"db1", "web1", "db1"}, []string{"web1", "db1"}},
-		{[]string{"all"}, []string{"web1", "app1", "db1"}},
+		{[]string{"erp", "web1"}, []string{"web1", "erp"}},
+		{[]string{"all"}, []string{"web1", "app1", "db1", "erp"}},
 	} {
-		got, err := e.Select(c.names)
+		got, databases, err := e.Select(c.names)
 		var names []string
 		for _, n := range got {
 			names = append(names, string(n))
 		}
+		names = append(names, databases...)
 		if err != nil || !slices.Equal(names, c.want) {
 			t.Errorf("select %v: %v, %v; want %v", c.names, names, err, c.want)
 		}
 	}
 	var hinted *dr.Hinted
-	if _, err := e.Select([]string{"wbe1"}); !errors.As(err, &hinted) || hinted.Hint != `did you mean "web1"?` {
+	if _, _, err := e.Select([]string{"wbe1"}); !errors.As(err, &hinted) || hinted.Hint != `did you mean "web1"?` {
 		t.Errorf("select wbe1: %v, hint %v", err, hinted)
 	}
 }
@@ -289,7 +294,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("accepted server %+v", s)
 			}
 		}
-		if _, err := e.Select(nil); err != nil {
+		if _, _, err := e.Select(nil); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/url"
+	"path"
 	"regexp"
 	"strings"
 
@@ -10,18 +11,43 @@ import (
 
 func (r *reader) databases(n *yaml.Node, e *Estate) {
 	r.each("databases", n, func(i int, n *yaml.Node) {
-		d := Database{Line: n.Line}
+		d := Database{Mode: "logical", Capture: "auto", Line: n.Line}
 		r.mapping(label("database", i, n), n, []field{
 			{"name", true, func(w string, n *yaml.Node) { d.Name = r.name(w, n) }},
 			{"engine", true, func(w string, n *yaml.Node) { d.Engine = r.choice(w, n, "mssql", "postgres", "mariadb") }},
+			{"mode", false, func(w string, n *yaml.Node) { d.Mode = r.choice(w, n, "logical", "physical") }},
+			{"capture", false, func(w string, n *yaml.Node) { d.Capture = r.choice(w, n, "auto", "change-tracking", "triggers") }},
+			{"tables", false, func(w string, n *yaml.Node) { d.Tables = r.tables(w, n) }},
 			{"source", true, func(w string, n *yaml.Node) { d.Source = r.endpoint(w, n) }},
 			{"target", true, func(w string, n *yaml.Node) { d.Target = r.endpoint(w, n) }},
 		})
+		if d.Capture != "auto" && d.Engine != "mssql" {
+			r.fault(n, label("database", i, n), "capture: %s is of mssql; %s tells its changes in one way only: leave it out", d.Capture, d.Engine)
+		}
 		if d.Source.DSN != "" && d.Source.DSN == d.Target.DSN {
 			r.fault(n, label("database", i, n), "source and target are the same database")
 		}
 		e.Databases = append(e.Databases, d)
 	})
+}
+
+// tables reads which tables are meant.
+func (r *reader) tables(where string, n *yaml.Node) (t Tables) {
+	r.mapping(where, n, []field{
+		{"include", false, func(w string, n *yaml.Node) { t.Include = r.tablePatterns(w, n) }},
+		{"exclude", false, func(w string, n *yaml.Node) { t.Exclude = r.tablePatterns(w, n) }},
+	})
+	return t
+}
+
+func (r *reader) tablePatterns(where string, n *yaml.Node) []string {
+	patterns := r.texts(where, n)
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			r.fault(n, where, "%q is no pattern; want one such as dbo.orders or audit.*", p)
+		}
+	}
+	return patterns
 }
 
 // endpoint reads how to reach a database. A secret written here is refused and

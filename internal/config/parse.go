@@ -67,11 +67,14 @@ func (r *reader) estate(n *yaml.Node, e *Estate) {
 		{"limits", false, func(w string, n *yaml.Node) { r.limits(w, n, &e.Source.Limits) }},
 		{"seeds", false, func(w string, n *yaml.Node) { e.Seeds = r.paths(w, n) }},
 		{"deadline", false, func(w string, n *yaml.Node) { e.Deadline = r.instant(w, n) }},
-		{"servers", true, func(w string, n *yaml.Node) { r.servers(n, e) }},
+		{"servers", false, func(w string, n *yaml.Node) { r.servers(n, e) }},
 		{"databases", false, func(w string, n *yaml.Node) { r.databases(n, e) }},
 		{"groups", false, func(w string, n *yaml.Node) { r.groups(n, e) }},
 		{"verify", false, func(w string, n *yaml.Node) { r.verify(w, n, e) }},
 	})
+	if n.Kind == yaml.MappingNode && len(e.Servers)+len(e.Databases) == 0 {
+		r.fault(n, "servers", "there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}")
+	}
 }
 
 func (r *reader) paths(where string, n *yaml.Node) (out []string) {

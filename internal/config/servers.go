@@ -17,9 +17,6 @@ func (r *reader) servers(n *yaml.Node, e *Estate) {
 	r.each("servers", n, func(i int, n *yaml.Node) {
 		e.Servers = append(e.Servers, r.server(label("server", i, n), n, e.Source))
 	})
-	if len(e.Servers) == 0 {
-		r.fault(n, "servers", "there is none; want at least one, as in {name: web1, host: 10.10.0.11}")
-	}
 }
 
 // label names element i of a list by its own name where it has one.

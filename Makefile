@@ -29,7 +29,8 @@ test: setup build lint test-quick test-full
 demo: setup build
 	scripts/demo
 
-bench: setup build
+bench: build
+	scripts/setup bench
 	go run ./bench/servers
 
 soak: setup build

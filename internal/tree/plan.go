@@ -190,7 +190,7 @@ func (pl *planner) page(ctx context.Context, dj *dirJob, pg *agentpb.Page) error
 		return err
 	}
 	pj := &pageJob{dir: dj, first: pg.First, next: pg.Next, head: pg.Head, rows: make([]known, len(entries)), waiting: 1}
-	dj.waiting++
+	pl.await(&dj.waiting) // earlier pages of the directory may be under way
 	for i, e := range entries {
 		k, ok := old[e.name]
 		exists := e.name == "" || contains(dj.names, e.name)
@@ -201,7 +201,7 @@ func (pl *planner) page(ctx context.Context, dj *dirJob, pg *agentpb.Page) error
 		if err := pl.shape(dir, dj, e, &exists); err != nil {
 			return err
 		}
-		pj.waiting++
+		pl.await(&pj.waiting) // a name that follows another may be settled at any time
 		if ok && k.links > 1 {
 			pl.links.touch(join(dj.path, e.name))
 		}
@@ -219,6 +219,13 @@ func (pl *planner) page(ctx context.Context, dj *dirJob, pg *agentpb.Page) error
 		return pl.flush(ctx)
 	}
 	return nil
+}
+
+// await counts one more thing that a page or a directory waits for.
+func (p *Pass) await(n *int) {
+	p.resMu.Lock()
+	*n++
+	p.resMu.Unlock()
 }
 
 func contains(sorted []string, name string) bool {

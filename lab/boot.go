@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 const (
 	sector      = 512
-	grubModules = "/usr/lib/grub/i386-pc"
+	grubModules = "/usr/lib/grub"
 
 	// Offsets in GRUB's boot.img and core.img, as documented in the comments of
 	// GRUB's include/grub/i386/pc/boot.h: where boot.img finds the first
@@ -22,26 +23,55 @@ const (
 // installGRUB makes the disk start by BIOS: boot.img in the first sector,
 // core.img in the BIOS-boot partition. No device of this machine is touched.
 func installGRUB(ctx context.Context, disk, work string, parts []Partition) error {
-	bootUUID, prefix, _, _ := bootPlace(parts)
-	grubDir := prefix + "/grub"
-	start := fmt.Sprintf("search --no-floppy --fs-uuid --set=root %s\nset prefix=($root)%s\nconfigfile ($root)%s/grub.cfg\n",
-		bootUUID, grubDir, grubDir)
-	cfg, core := filepath.Join(work, "core.cfg"), filepath.Join(work, "core.img")
-	if err := os.WriteFile(cfg, []byte(start), 0o644); err != nil {
-		return fmt.Errorf("write GRUB's start: %w", err)
-	}
-	_, err := run(ctx, "grub-mkimage", "-O", "i386-pc", "-d", grubModules, "-o", core, "-c", cfg, "-p", grubDir,
-		"biosdisk", "part_gpt", "ext2", "xfs", "btrfs", "search", "search_fs_uuid", "normal", "configfile",
-		"linux", "serial", "terminal", "echo", "minicmd", "test")
-	if err != nil {
+	core := filepath.Join(work, "core.img")
+	if err := makeGRUB(ctx, core, work, "i386-pc", parts, "biosdisk"); err != nil {
 		return err
 	}
 	return embedGRUB(disk, core)
 }
 
+// makeGRUB makes GRUB's core image for a platform: it goes on with the grub.cfg
+// of the server.
+func makeGRUB(ctx context.Context, core, work, platform string, parts []Partition, more ...string) error {
+	bootUUID, prefix, _, _ := bootPlace(parts)
+	grubDir := prefix + "/grub"
+	start := fmt.Sprintf("search --no-floppy --fs-uuid --set=root %s\nset prefix=($root)%s\nconfigfile ($root)%s/grub.cfg\n",
+		bootUUID, grubDir, grubDir)
+	cfg := filepath.Join(work, "core.cfg")
+	if err := os.WriteFile(cfg, []byte(start), 0o644); err != nil {
+		return fmt.Errorf("write GRUB's start: %w", err)
+	}
+	args := []string{"-O", platform, "-d", filepath.Join(grubModules, platform), "-o", core, "-c", cfg, "-p", grubDir,
+		"part_gpt", "ext2", "xfs", "btrfs", "search", "search_fs_uuid", "normal", "configfile",
+		"linux", "serial", "terminal", "echo", "minicmd", "test"}
+	_, err := run(ctx, "grub-mkimage", append(args, more...)...)
+	return err
+}
+
+// installESP makes the EFI system partition, with GRUB where UEFI looks for a
+// loader that nobody has told it of.
+func installESP(ctx context.Context, disk, work, id string, parts []Partition) error {
+	loader, esp := filepath.Join(work, "BOOTX64.EFI"), filepath.Join(work, "esp.img")
+	if err := makeGRUB(ctx, loader, work, "x86_64-efi", parts, "fat"); err != nil {
+		return err
+	}
+	for _, argv := range [][]string{
+		{"truncate", "-s", fmt.Sprintf("%dM", espMiB), esp},
+		{"mkfs.vfat", "-F", "32", "-n", "EFI", "-i", strings.ReplaceAll(id, "-", ""), esp},
+		{"mmd", "-i", esp, "::EFI", "::EFI/BOOT"},
+		{"mcopy", "-i", esp, loader, "::EFI/BOOT/BOOTX64.EFI"},
+		{"dd", "if=" + esp, "of=" + disk, "bs=1M", fmt.Sprintf("seek=%d", firstFSMiB), "conv=notrunc,sparse", "status=none"},
+	} {
+		if _, err := run(ctx, argv[0], argv[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // embedGRUB writes the two images into the disk, linked to each other.
 func embedGRUB(disk, core string) error {
-	bootImg, err := os.ReadFile(filepath.Join(grubModules, "boot.img"))
+	bootImg, err := os.ReadFile(filepath.Join(grubModules, "i386-pc", "boot.img"))
 	if err != nil {
 		return fmt.Errorf("read GRUB's boot image: %w", err)
 	}

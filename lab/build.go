@@ -207,7 +207,7 @@ func (b *builder) make(ctx context.Context, s Spec, files map[string]string, bas
 		return err
 	}
 	parts, _ := s.layout(b.pubkey)
-	if err := installGRUB(ctx, disk, work, parts); err != nil {
+	if err := finishDisk(ctx, s, b.pubkey, disk, work, parts); err != nil {
 		return err
 	}
 	keys, err := hostKeys(filepath.Join(work, "hostkeys"))
@@ -215,6 +215,19 @@ func (b *builder) make(ctx context.Context, s Spec, files map[string]string, bas
 		return err
 	}
 	return b.store(work, disk, dir, image{Parts: parts, HostKey: keys}, s.Name)
+}
+
+// finishDisk writes what lies outside of the server's own filesystems.
+func finishDisk(ctx context.Context, s Spec, seed, disk, work string, parts []Partition) error {
+	if err := installGRUB(ctx, disk, work, parts); err != nil {
+		return err
+	}
+	if s.UEFI {
+		if err := installESP(ctx, disk, work, s.espID(seed), parts); err != nil {
+			return err
+		}
+	}
+	return writeVolumes(s, seed, disk, parts)
 }
 
 // store moves a finished disk into the cache and drops the server's older ones.

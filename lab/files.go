@@ -19,7 +19,7 @@ func (b *builder) workFiles(s Spec) (map[string]string, error) {
 		"disk.size":   fmt.Sprint(diskMiB),
 		"disk.sfdisk": s.sfdiskScript(b.pubkey, parts),
 		"env":         s.environment(b.pubkey, parts),
-		"files/fstab": s.fstab(parts),
+		"files/fstab": s.fstab(b.pubkey, parts),
 	}
 	if !s.Networkd {
 		files["files/interfaces"] = s.interfaces()

@@ -15,10 +15,15 @@ const (
 	guestMemoryMiB = 512
 	// guestBoot bounds a boot without hardware virtualisation on a busy machine.
 	guestBoot = 6 * time.Minute
+
+	// UEFI and its empty variables, from Debian's package ovmf.
+	firmwareCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	firmwareVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 )
 
-// startGuest brings one server up as a QEMU guest and returns when its own init
-// has finished and its sshd lets the lab's key in over the link.
+// startGuest brings one server up as a QEMU guest and, unless it is told not to
+// wait, returns when its own init has finished and its sshd lets the lab's key in
+// over the link.
 func (l *Lab) startGuest(ctx context.Context, spec Spec, srv *server, o Options) error {
 	work := l.place.path("servers", spec.Name)
 	text, err := content.ReadFile("scripts/guest.sh")
@@ -27,6 +32,11 @@ func (l *Lab) startGuest(ctx context.Context, spec Spec, srv *server, o Options)
 	}
 	if err := writeFiles(work, map[string]string{"guest.sh": string(text)}); err != nil {
 		return err
+	}
+	if spec.UEFI {
+		if _, err := run(ctx, "cp", firmwareVars, filepath.Join(work, "vars.fd")); err != nil {
+			return err
+		}
 	}
 	tap, err := plugGuest(ctx, spec)
 	if err != nil {
@@ -43,6 +53,9 @@ func (l *Lab) startGuest(ctx context.Context, spec Spec, srv *server, o Options)
 	if err := g.open(); err != nil {
 		return err
 	}
+	if o.NoWait {
+		return nil
+	}
 	if err := l.waitGuest(ctx, srv, work); err != nil {
 		return err
 	}
@@ -52,7 +65,16 @@ func (l *Lab) startGuest(ctx context.Context, spec Spec, srv *server, o Options)
 	return nil
 }
 
-// qemuCommand is the guest's hardware: plain PC with BIOS, one disk, one network
+// WaitGuest returns when a guest of a lab that was raised with NoWait has booted.
+func (l *Lab) WaitGuest(ctx context.Context, name string) error {
+	s, err := l.find(name)
+	if err != nil {
+		return err
+	}
+	return l.waitGuest(ctx, s, l.place.path("servers", name))
+}
+
+// qemuCommand is the guest's hardware: plain PC with BIOS or UEFI, one disk, one network
 // card in the slot that names it as spec's configuration expects. The monitor,
 // the serial console and its log are files in work.
 func qemuCommand(spec Spec, work, tap string) []string {
@@ -73,6 +95,10 @@ func qemuCommand(spec Spec, work, tap string) []string {
 		"-netdev", "tap,id=net,ifname=" + tap + ",script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=net,mac=" + spec.MAC() + ",addr=0x3",
 		"-device", "virtio-rng-pci,addr=0x5",
+	}
+	if spec.UEFI {
+		argv = append(argv, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+firmwareCode,
+			"-drive", "if=pflash,unit=1,format=raw,file="+file("vars.fd"))
 	}
 	return append(argv, disk...)
 }

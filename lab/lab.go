@@ -39,6 +39,7 @@ type Options struct {
 	Servers []string // all where empty
 	Guests  []string // the servers to run as QEMU guests; nil for none
 	Quiet   bool     // start no writers
+	NoWait  bool     // return while the guests boot; see WaitGuest
 
 	// Data gives a light server one more ext4 filesystem of so many bytes,
 	// sparse and empty, mounted at /data.

@@ -10,6 +10,9 @@ const (
 	// biosGrubMiB is where GRUB's core image lives on every disk.
 	biosGrubMiB = 1
 	firstFSMiB  = 2
+	// espMiB is the size of the EFI system partition of servers that have one:
+	// FAT32 can hardly be smaller.
+	espMiB = 40
 )
 
 // Partition is a filesystem of a server as it lies on the server's disk.
@@ -21,19 +24,43 @@ type Partition struct {
 	Image  string `json:"image,omitempty"` // a file of its own instead of the server's disk
 }
 
-// layout places the server's filesystems one after the other.
+// layout places the server's filesystems one after the other, behind its ESP.
 func (s Spec) layout(seed string) (parts []Partition, diskMiB int) {
 	at := firstFSMiB
+	if s.UEFI {
+		at += espMiB
+	}
 	for _, f := range s.Filesystems {
-		parts = append(parts, Partition{
+		p := Partition{
 			Filesystem: f,
 			Offset:     int64(at) * mib,
 			Size:       int64(f.SizeMiB) * mib,
 			UUID:       s.uuid(seed, "fs "+f.Mount),
-		})
-		at += f.SizeMiB
+		}
+		if f.Volume != "" {
+			p.Offset += volumeHeadMiB * mib
+		}
+		parts = append(parts, p)
+		_, size := p.partition()
+		at += size
 	}
 	return parts, at + 1 // the backup partition table
+}
+
+// partition is where the partition that holds the filesystem begins and how large
+// it is, in MiB.
+func (p *Partition) partition() (start, size int) {
+	start = int(p.Offset / mib)
+	if p.Volume == "" {
+		return start, p.SizeMiB
+	}
+	return start - volumeHeadMiB, volumeHeadMiB + p.SizeMiB + p.RoomMiB
+}
+
+// espID is the volume id of the server's ESP, as blkid prints it.
+func (s Spec) espID(seed string) string {
+	id := strings.ToUpper(s.uuid(seed, "esp"))
+	return id[:4] + "-" + id[4:8]
 }
 
 // sfdiskScript is the partition table in sfdisk's language.
@@ -42,9 +69,17 @@ func (s Spec) sfdiskScript(seed string, parts []Partition) string {
 	fmt.Fprintf(&b, "label: gpt\nlabel-id: %s\n", s.uuid(seed, "disk"))
 	fmt.Fprintf(&b, "start=%dMiB, size=1MiB, type=21686148-6449-6E6F-744E-656564454649, name=bios, uuid=%s\n",
 		biosGrubMiB, s.uuid(seed, "part bios"))
+	if s.UEFI {
+		fmt.Fprintf(&b, "start=%dMiB, size=%dMiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=esp, uuid=%s\n",
+			firstFSMiB, espMiB, s.uuid(seed, "part esp"))
+	}
 	for _, p := range parts {
-		fmt.Fprintf(&b, "start=%dMiB, size=%dMiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=%s, uuid=%s\n",
-			p.Offset/mib, p.SizeMiB, p.Label, s.uuid(seed, "part "+p.Mount))
+		kind := "0FC63DAF-8483-4772-8E79-3D69D8477DE4" // Linux
+		if p.Volume != "" {
+			kind = "E6D6D379-F507-44C2-A23C-238F2A3DF928" // Linux LVM
+		}
+		start, size := p.partition()
+		fmt.Fprintf(&b, "start=%dMiB, size=%dMiB, type=%s, name=%s, uuid=%s\n", start, size, kind, p.Label, s.uuid(seed, "part "+p.Mount))
 	}
 	return b.String()
 }
@@ -85,13 +120,16 @@ func mountsFile(parts []Partition, disk string) string {
 }
 
 // fstab is the server's /etc/fstab.
-func (s Spec) fstab(parts []Partition) string {
+func (s Spec) fstab(seed string, parts []Partition) string {
 	var b strings.Builder
 	b.WriteString("# <file system> <mount point> <type> <options> <dump> <pass>\n")
 	for i, p := range parts {
 		device := "UUID=" + p.UUID
 		if s.DevNames {
 			device = fmt.Sprintf("/dev/sda%d", i+2) // the first partition is GRUB's
+		}
+		if p.Volume != "" {
+			device = "/dev/mapper/" + volumeGroup + "-" + p.Volume
 		}
 		options := p.Options
 		if options == "" {
@@ -110,6 +148,9 @@ func (s Spec) fstab(parts []Partition) string {
 		for _, v := range p.Subvolumes {
 			fmt.Fprintf(&b, "%s %s btrfs defaults,subvol=%s 0 0\n", device, v.Mount, v.Name)
 		}
+	}
+	if s.UEFI {
+		fmt.Fprintf(&b, "UUID=%s /boot/efi vfat umask=0077 0 0\n", s.espID(seed))
 	}
 	for _, line := range s.Fstab {
 		b.WriteString(line + "\n")

@@ -20,6 +20,8 @@ type Filesystem struct {
 	SizeMiB    int
 	Subvolumes []Subvolume // btrfs only; the first one is mounted at Mount
 	Options    string      // fstab options; "defaults" where empty
+	Volume     string      // the logical volume of group vg0 that it lies on, alone on its partition
+	RoomMiB    int         // with Volume: what that partition leaves free in the group
 }
 
 // Spec says what a server of the lab is. It holds no state of a running one.
@@ -32,6 +34,7 @@ type Spec struct {
 	User        string       // who the lab's key opens: root, or a user with sudo
 	DevNames    bool         // fstab names /dev/sdX, as hand-made servers do
 	SCSI        bool         // as a guest, its disk is /dev/sda
+	UEFI        bool         // as a guest, it boots by UEFI, from an ESP at /boot/efi
 	Networkd    bool         // systemd-networkd instead of ifupdown
 	Fstab       []string     // further lines of fstab
 	Writer      []string     // services that StopWriters stops beside churn
@@ -69,7 +72,7 @@ func root(fsType string, sizeMiB int) Filesystem {
 
 // Servers describes the six servers and the two minions of Miami.
 func Servers() []Spec {
-	return []Spec{
+	return append([]Spec{
 		{
 			Name: "web1", Suite: "bookworm", Host: 11, User: "root",
 			Packages:    []string{"nginx-light"},
@@ -102,9 +105,13 @@ func Servers() []Spec {
 		},
 		{
 			Name: "mail1", Suite: "bullseye", Host: 15, User: "root", DevNames: true, SCSI: true,
-			Packages:    []string{"postfix"},
-			Filesystems: []Filesystem{root("ext4", 2560)},
-			Writer:      []string{"deliver"},
+			Packages: []string{"postfix", "lvm2"},
+			Filesystems: []Filesystem{
+				root("ext4", 2560),
+				{Mount: "/home", Type: "ext4", Label: "home", SizeMiB: 512, Volume: "home", RoomMiB: 256},
+				{Mount: "/var/spool", Type: "xfs", Label: "spool", SizeMiB: 320, Volume: "spool", RoomMiB: 96},
+			},
+			Writer: []string{"deliver"},
 		},
 		{
 			Name: "files1", Suite: "trixie", Host: 16, User: "root",
@@ -114,13 +121,18 @@ func Servers() []Spec {
 				{Mount: "/srv", Type: "xfs", Label: "srv", SizeMiB: 2048},
 			},
 		},
+	}, minions()...)
+}
+
+func minions() []Spec {
+	return []Spec{
 		{
 			Name: "dns1", Suite: "bullseye", Host: 21, User: "root",
 			Packages:    []string{"dnsmasq"},
 			Filesystems: []Filesystem{root("ext4", 2048)},
 		},
 		{
-			Name: "mon1", Suite: "trixie", Host: 22, User: "ops", Networkd: true,
+			Name: "mon1", Suite: "trixie", Host: 22, User: "ops", Networkd: true, UEFI: true,
 			Packages:    []string{"curl", "sudo"},
 			Filesystems: []Filesystem{root("ext4", 2048)},
 			Writer:      []string{"poll"},

@@ -108,12 +108,16 @@ func TestLayouts(t *testing.T) {
 			t.Errorf("%s: the first filesystem is %s", s.Name, parts[0].Mount)
 		}
 		end := int64(firstFSMiB) * mib
+		if s.UEFI {
+			end += espMiB * mib
+		}
 		var uuids []string
 		for _, p := range parts {
-			if p.Offset != end {
-				t.Errorf("%s: %s begins at %d, want %d", s.Name, p.Mount, p.Offset, end)
+			start, size := p.partition()
+			if int64(start)*mib != end || p.Offset < end || p.Offset+p.Size > int64(start+size)*mib {
+				t.Errorf("%s: %s lies at %d on a partition at %d MiB of %d, want it at %d", s.Name, p.Mount, p.Offset, start, size, end)
 			}
-			end = p.Offset + p.Size
+			end = int64(start+size) * mib
 			uuids = append(uuids, p.UUID)
 		}
 		if end+mib > int64(disk)*mib {
@@ -129,11 +133,13 @@ func TestLayouts(t *testing.T) {
 // TestVariety holds the lab to what it promises to contain.
 func TestVariety(t *testing.T) {
 	suites, types, users := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	var separate, devNames, noexec bool
+	var separate, devNames, noexec, volumes, uefi bool
 	for _, s := range Servers() {
 		suites[s.Suite], users[s.User] = true, true
 		parts, _ := s.layout("seed")
-		fstab := s.fstab(parts)
+		fstab := s.fstab("seed", parts)
+		volumes = volumes || strings.Contains(fstab, "/dev/mapper/vg0-home /home ext4 ")
+		uefi = uefi || strings.Contains(fstab, " /boot/efi vfat ") && strings.Contains(s.sfdiskScript("seed", parts), "C12A7328")
 		devNames = devNames || strings.Contains(fstab, "/dev/sda2 / ")
 		noexec = noexec || strings.Contains(fstab, "/tmp tmpfs rw,nosuid,nodev,noexec")
 		for _, p := range parts {
@@ -146,9 +152,9 @@ func TestVariety(t *testing.T) {
 			}
 		}
 	}
-	if len(suites) != 3 || len(types) != 3 || len(users) != 2 || !separate || !devNames || !noexec {
-		t.Errorf("suites %v, types %v, users %v, separate %v, device names %v, noexec %v",
-			suites, types, users, separate, devNames, noexec)
+	if len(suites) != 3 || len(types) != 3 || len(users) != 2 || !separate || !devNames || !noexec || !volumes || !uefi {
+		t.Errorf("suites %v, types %v, users %v, separate %v, device names %v, noexec %v, volumes %v, UEFI %v",
+			suites, types, users, separate, devNames, noexec, volumes, uefi)
 	}
 }
 
@@ -190,6 +196,33 @@ func TestUpRefusesContradictions(t *testing.T) {
 		if l, err := Up(t.Context(), o); err == nil {
 			t.Errorf("Up(%+v) succeeded", o)
 			_ = l.Down(t.Context())
+		}
+	}
+}
+
+// TestVolumeHead holds what is written of LVM to its own checksums, and to the
+// places in the disk that the lab mounts by.
+func TestVolumeHead(t *testing.T) {
+	if got := lvmSum([]byte("123456789")); got != 0x4991cf02 {
+		t.Errorf("checksum %#x", got)
+	}
+	for _, s := range Servers() {
+		parts, _ := s.layout("seed")
+		text := string(s.volumeText("seed", parts))
+		for _, p := range parts {
+			if p.Volume == "" {
+				continue
+			}
+			if p.SizeMiB%extentMiB != 0 || p.RoomMiB%extentMiB != 0 {
+				t.Errorf("%s: %s is not of whole extents", s.Name, p.Volume)
+			}
+			if !strings.Contains(text, "\n"+p.Volume+" {\n") || strings.Count(text, "{") != strings.Count(text, "}") {
+				t.Errorf("%s: %s is not in %s", s.Name, p.Volume, text)
+			}
+			head := volumeHead(lvmID(s, "seed", "pv "+p.Volume), 100*mib, []byte(text))
+			if len(head) > volumeHeadMiB*mib || string(head[512:520]) != "LABELONE" || !strings.Contains(text, string(head[544:550])+"-"+string(head[550:554])) {
+				t.Errorf("%s: head of %s: %d bytes, %q", s.Name, p.Volume, len(head), head[512:600])
+			}
 		}
 	}
 }

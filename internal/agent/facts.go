@@ -56,7 +56,7 @@ func liveSystem() system {
 func (c *collector) collect(ctx context.Context) (*agentpb.Facts, error) {
 	c.facts = &agentpb.Facts{Host: Self(), CollectedUnixNano: time.Now().UnixNano()}
 	steps := []func(context.Context){
-		c.system, c.hardware, c.hostKeys, c.disks, c.filesystems, c.fstab, c.swaps,
+		c.system, c.hardware, c.hostKeys, c.disks, c.filesystems, c.snapshots, c.fstab, c.swaps,
 		c.network, c.processes, c.sockets, c.databases, c.units,
 	}
 	for _, step := range steps {

@@ -58,9 +58,7 @@ func cleanSource(ctx context.Context, s *config.Server, bin *remote.Binary) erro
 	if err != nil {
 		return err
 	}
-	// Opening the filesystems removes the snapshots of passes that were killed, and
-	// closing them our own.
-	err = src.open(ctx, nil)
+	err = src.cleanSnapshots(ctx)
 	src.close()
 	return errors.Join(err, remote.Remove(ctx, targetOf(s), remote.Options{Binary: bin, Self: agent.Self()}))
 }

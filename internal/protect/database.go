@@ -35,7 +35,7 @@ func treat(d *agentpb.Database, consistency dr.Consistency) treatment {
 	default:
 		t.exclude = []string{strings.TrimSuffix(d.DataDir, "/") + "/**"}
 		t.plan.Decision = fmt.Sprintf("left out: %s is copied as an empty directory", d.DataDir)
-		t.plan.Advice = "replicate its rows with a databases: entry, put its data on btrfs, or have it write a dump where files are copied"
+		t.plan.Advice = "replicate its rows with a databases: entry, put its data on btrfs or on LVM with free extents, or have it write a dump where files are copied"
 	}
 	return t
 }
@@ -43,7 +43,7 @@ func treat(d *agentpb.Database, consistency dr.Consistency) treatment {
 // snapshotExpected guesses, before anything is opened, what a pass will find.
 func snapshotExpected(f *agentpb.Facts, d *agentpb.Database) dr.Consistency {
 	for _, fs := range f.Filesystems {
-		if fs.MountPoint == d.Filesystem && fs.Type == "btrfs" {
+		if fs.MountPoint == d.Filesystem && fs.Snapshot != "" {
 			return dr.Crash
 		}
 	}

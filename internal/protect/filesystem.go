@@ -69,6 +69,9 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 		}
 	}
 	res, err := pass.Run(ctx)
+	if lost := src.settle(ctx, mountPoint, err); lost != nil {
+		return lost
+	}
 	if errors.Is(err, tree.ErrNoSpace) || errors.Is(err, replica.ErrSpace) {
 		return dr.WithHint(fmt.Errorf("carry %s of %s: %w", mountPoint, p.server.Name, err),
 			"make room at the target and run replicate again: it goes on where it stopped, and no recovery point is harmed")

@@ -114,7 +114,7 @@ func (p *planner) look(ctx context.Context) error {
 	p.plan.System = systemOf(f)
 	for _, fs := range f.Filesystems {
 		p.plan.Filesystems = append(p.plan.Filesystems, FilesystemPlan{MountPoint: fs.MountPoint, Type: fs.Type,
-			Size: int64(fs.SizeBytes), Used: int64(fs.UsedBytes), Inodes: int64(fs.InodesUsed)})
+			Size: int64(fs.SizeBytes), Used: int64(fs.UsedBytes), Inodes: int64(fs.InodesUsed), Capture: captureOf(fs)})
 		p.plan.Bytes += int64(fs.UsedBytes)
 	}
 	for _, s := range f.Skipped {

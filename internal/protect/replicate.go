@@ -82,7 +82,8 @@ type serverPass struct {
 	started time.Time
 	replica *replica.Replica
 	mounted *replica.Mounted
-	first   bool // the replica is new
+	live    map[string]string // filesystems whose snapshots did not last, and why
+	first   bool              // the replica is new
 	result  ServerRun
 	states  map[string]*replica.FilesystemState
 
@@ -175,7 +176,28 @@ func (p *serverPass) attempt(ctx context.Context) (*source, error) {
 	if err := src.widen(ctx, p.bin, p.first); err != nil {
 		return src, err
 	}
-	return src, src.explain(ctx, p.carry(ctx, src))
+	return src, src.explain(ctx, p.carryAll(ctx, src))
+}
+
+// carryAll carries the source's filesystems. Where a snapshot does not last until it
+// is read, all is carried once more with that filesystem live: what is in place by
+// then costs next to nothing, and databases are treated anew.
+func (p *serverPass) carryAll(ctx context.Context, src *source) error {
+	for {
+		for at, why := range p.live {
+			p.warn(fmt.Sprintf("%s: %s: this pass takes it live", at, why))
+		}
+		src.live = p.live
+		err := p.carry(ctx, src)
+		var lost *snapshotLost
+		if !errors.As(err, &lost) || p.live[lost.mountPoint] != "" || ctx.Err() != nil {
+			return err
+		}
+		if p.live == nil {
+			p.live = map[string]string{}
+		}
+		p.live[lost.mountPoint] = lost.why
+	}
 }
 
 // prepare has the replica's disk ready and mounted.
@@ -226,8 +248,8 @@ func (p *serverPass) carry(ctx context.Context, src *source) error {
 	}
 	p.states = map[string]*replica.FilesystemState{}
 	p.result.Fuzzy = nil
-	for _, f := range src.facts.Filesystems {
-		if err := p.filesystem(ctx, src, f.MountPoint, nil); err != nil {
+	for _, at := range src.order() {
+		if err := p.filesystem(ctx, src, at, nil); err != nil {
 			return err
 		}
 	}

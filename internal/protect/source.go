@@ -27,6 +27,7 @@ type source struct {
 	facts   *agentpb.Facts
 	opened  map[string]*agentpb.OpenedFilesystem
 	exclude map[string][]string // by mount point, as opened
+	live    map[string]string   // why filesystems are to be shown live, by mount point
 }
 
 // reach connects to a server, sets its limits and asks for the facts.
@@ -195,7 +196,7 @@ func (s *source) open(ctx context.Context, more []string) error {
 		}
 		ex := tree.ForFilesystem(shown, patterns)
 		s.exclude[f.MountPoint] = ex
-		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex})
+		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex, Live: s.live[f.MountPoint]})
 	}
 	s.opened = map[string]*agentpb.OpenedFilesystem{}
 	for i, conn := range s.conns() {

@@ -79,6 +79,7 @@ type FilesystemPlan struct {
 	Size       int64  `json:"size"`
 	Used       int64  `json:"used"`
 	Inodes     int64  `json:"inodes"`
+	Capture    string `json:"capture"` // "btrfs snapshot", "LVM snapshot", or "live", then with the reason where a snapshot could be expected
 }
 
 // Exclusion is something a pass leaves behind, and why.

@@ -110,7 +110,7 @@ func TestSubvolumes(t *testing.T) {
 	w := newLoopWorld(t, "btrfs")
 	w.sh(`btrfs -q subvolume create @ ; btrfs -q subvolume create @home; btrfs -q subvolume create @/nested; mkdir plain
 		echo one > @/f; echo two > @home/f; echo three > @/nested/f; ln @/f @/g; mkdir @/nested/d; echo x > @/nested/d/x`)
-	v, err := openView(&agentpb.OpenFilesystem{MountPoint: w.src}, true, w.state+"/scratch")
+	v, err := openView(&agentpb.OpenFilesystem{MountPoint: w.src}, true, w.state+"/scratch", taken{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestSubvolumes(t *testing.T) {
 		t.Errorf("consistency %s: %s", v.consistency, v.how)
 	}
 	// A second one, of another session, must leave the first its snapshots.
-	other, err := openView(&agentpb.OpenFilesystem{MountPoint: w.src}, true, w.state+"/scratch2")
+	other, err := openView(&agentpb.OpenFilesystem{MountPoint: w.src}, true, w.state+"/scratch2", taken{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/lvm"
 )
 
 // snapPrefix begins the names of the snapshots a pass takes, at the top of a btrfs
@@ -30,7 +31,11 @@ type view struct {
 	consistency dr.Consistency
 	how         string
 	at          time.Time
-	undo        []func()
+
+	volume       *lvm.Snapshot // what it shows, where that is one
+	removeVolume func(group, name string) error
+
+	undo []func()
 }
 
 func (v *view) close() {
@@ -63,19 +68,22 @@ func (v *view) subvolume(path string) uint64 {
 }
 
 // openView prepares the filesystem mounted at f.MountPoint. The mounts it makes
-// are in this process's own mount namespace and read-only.
-func openView(f *agentpb.OpenFilesystem, snapshot bool, scratch string) (v *view, err error) {
-	m, err := findMount(f.MountPoint)
-	if err != nil {
-		return nil, err
-	}
-	v = &view{consistency: dr.Fuzzy, how: "live", at: time.Now(), btrfs: m.fsType == "btrfs"}
+// are in this process's own mount namespace and read-only. t is what was taken of
+// it beforehand, and is the view's from here on.
+func openView(f *agentpb.OpenFilesystem, snapshot bool, scratch string, t taken) (v *view, err error) {
+	v = &view{consistency: dr.Fuzzy, how: "live", at: time.Now()}
+	t.handTo(v)
 	defer func() {
 		if err != nil {
 			v.close()
 			v = nil
 		}
 	}()
+	m, err := findMount(f.MountPoint)
+	if err != nil {
+		return v, err
+	}
+	v.btrfs = m.fsType == "btrfs"
 	if v.excludes, err = NewExcludes(f.Excludes); err != nil {
 		return v, err
 	}
@@ -83,12 +91,14 @@ func openView(f *agentpb.OpenFilesystem, snapshot bool, scratch string) (v *view
 	if err != nil {
 		return v, err
 	}
-	if v.btrfs {
+	switch {
+	case v.btrfs:
 		err = v.mountBtrfs(m, dir)
-		if err == nil && snapshot {
+		if err == nil && snapshot && f.Live == "" {
 			v.snapshotBtrfs(m, dir)
 		}
-	} else {
+	case v.volume != nil && v.mountVolume(m, dir):
+	default:
 		err = v.bind(m, dir)
 	}
 	if err != nil {
@@ -254,6 +264,7 @@ func removeSnapshotsIn(dir string) {
 // mount is one line of mountinfo, as far as a view needs it.
 type mount struct {
 	mountPoint, root, fsType, device string
+	number                           string // of the device, as in 253:0
 }
 
 var errNotMounted = errors.New("not mounted")
@@ -276,7 +287,7 @@ func findMountIn(mountinfo, mountPoint string) (*mount, error) {
 			continue
 		}
 		if unescape(l[4]) == mountPoint {
-			found = &mount{mountPoint, unescape(l[3]), r[0], unescape(r[1])}
+			found = &mount{mountPoint, unescape(l[3]), r[0], unescape(r[1]), l[2]}
 		}
 	}
 	if found == nil {

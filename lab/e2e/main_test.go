@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -32,6 +33,9 @@ const (
 // servers are those that the tests need: every type of filesystem, a user with
 // sudo, both databases and all that is odd in a file tree.
 var servers = []string{"web1", "db1", "db2", "files1"}
+
+// guests boot while the other tests run: only they have a device mapper and UEFI.
+var guests = []string{"mail1", "mon1"}
 
 // world is what all tests share: the program, the lab, and chance.
 type world struct {
@@ -69,7 +73,7 @@ func unfit() string {
 		return "raising a lab needs root"
 	}
 	for _, tool := range []string{"mmdebstrap", "ip", "tc", "nsenter", "unshare", "losetup", "mkfs.xfs", "mkfs.btrfs",
-		"sfdisk", "ssh", "ssh-keygen", "rsync", "getfattr", "lsattr", "getcap", "dpkg", "e2fsck", "xfs_repair", "btrfs", "go"} {
+		"sfdisk", "qemu-system-x86_64", "mcopy", "ssh", "ssh-keygen", "rsync", "getfattr", "lsattr", "getcap", "dpkg", "e2fsck", "xfs_repair", "btrfs", "go"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return "the tests need " + tool
 		}
@@ -152,7 +156,7 @@ func raise(ctx context.Context) (err error) {
 		return fmt.Errorf("build the program: %w\n%s", err, out)
 	}
 	shared.lab, err = lab.Up(ctx, lab.Options{Dir: filepath.Join(shared.dir, "lab"), Cache: os.Getenv("LEEWARD_LAB_CACHE"),
-		Rate: rate, Servers: servers, Data: data()})
+		Rate: rate, Servers: slices.Concat(servers, guests), Guests: guests, NoWait: true, Data: data()})
 	return err
 }
 

@@ -1,4 +1,4 @@
-# Postfix with 20,000 messages in ten Maildirs. It greets before login.
+# Postfix with 20,000 messages in ten Maildirs, on LVM. It greets before login.
 cat > /etc/issue.net <<'TEXT'
 *******************************************************
 *  mail1: property of Harbour & Sons, Miami.          *

@@ -1,6 +1,7 @@
 # Polls the others over HTTP and ssh's port. Uses systemd-networkd; the key
 # opens the user ops, who has sudo and whose shell talks before it works.
 sudo_user ops
+mkdir -p /boot/efi
 sed -i '1i echo "mon1 watches. Today is $(date +%A)."' /home/ops/.bashrc
 : > /etc/network/interfaces
 cat > /etc/systemd/network/10-lan.network <<CONF

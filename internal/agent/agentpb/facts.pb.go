@@ -563,6 +563,8 @@ type Filesystem struct {
 	Options       string                 `protobuf:"bytes,16,opt,name=options,proto3" json:"options,omitempty"` // of the primary mount
 	DevMajor      uint32                 `protobuf:"varint,17,opt,name=dev_major,json=devMajor,proto3" json:"dev_major,omitempty"`
 	DevMinor      uint32                 `protobuf:"varint,18,opt,name=dev_minor,json=devMinor,proto3" json:"dev_minor,omitempty"`
+	Snapshot      string                 `protobuf:"bytes,19,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                       // what a pass can capture it from: btrfs snapshot, LVM snapshot; else empty
+	NoSnapshot    string                 `protobuf:"bytes,20,opt,name=no_snapshot,json=noSnapshot,proto3" json:"no_snapshot,omitempty"` // why there is none to be had, where one could be expected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +723,20 @@ func (x *Filesystem) GetDevMinor() uint32 {
 		return x.DevMinor
 	}
 	return 0
+}
+
+func (x *Filesystem) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *Filesystem) GetNoSnapshot() string {
+	if x != nil {
+		return x.NoSnapshot
+	}
+	return ""
 }
 
 type Mount struct {
@@ -1425,7 +1441,7 @@ const file_facts_proto_rawDesc = "" +
 	"\vpretty_name\x18\x03 \x01(\tR\n" +
 	"prettyName\x12\x17\n" +
 	"\aid_like\x18\x04 \x01(\tR\x06idLike\x12\x1a\n" +
-	"\bcodename\x18\x05 \x01(\tR\bcodename\"\xf3\x04\n" +
+	"\bcodename\x18\x05 \x01(\tR\bcodename\"\xb0\x05\n" +
 	"\n" +
 	"Filesystem\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
@@ -1452,7 +1468,10 @@ const file_facts_proto_rawDesc = "" +
 	"\x06mounts\x18\x0f \x03(\v2\x17.leeward.agent.v1.MountR\x06mounts\x12\x18\n" +
 	"\aoptions\x18\x10 \x01(\tR\aoptions\x12\x1b\n" +
 	"\tdev_major\x18\x11 \x01(\rR\bdevMajor\x12\x1b\n" +
-	"\tdev_minor\x18\x12 \x01(\rR\bdevMinor\x1a9\n" +
+	"\tdev_minor\x18\x12 \x01(\rR\bdevMinor\x12\x1a\n" +
+	"\bsnapshot\x18\x13 \x01(\tR\bsnapshot\x12\x1f\n" +
+	"\vno_snapshot\x18\x14 \x01(\tR\n" +
+	"noSnapshot\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +

@@ -223,7 +223,17 @@ func (j *job) fstabSwap(line string, spans [][2]int, e *fstabEntry) (out, what, 
 	if !isDevice(e.spec) && j.img.Exists(e.spec) {
 		return line, "", ""
 	}
-	if s := j.swapOf(e.spec); s != nil && j.img.hasUUID(s.GetUuid()) {
+	s := j.swapOf(e.spec)
+	if s.GetFile() {
+		made, err := j.makeSwapFile(s)
+		if err != nil {
+			j.warn("fstab: %v", err)
+		}
+		if made {
+			return line, "made swap file " + e.spec + " again", "a pass carries no swap"
+		}
+	}
+	if s != nil && j.img.hasUUID(s.GetUuid()) {
 		return setField(line, 0, "UUID="+s.GetUuid()), fmt.Sprintf("swap: %s became UUID=%s", e.spec, s.GetUuid()), "device names do not travel"
 	}
 	return comment(line), "commented out swap " + e.spec, "the machine has no such swap space"

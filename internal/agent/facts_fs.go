@@ -27,6 +27,7 @@ const (
 	whyOverlay = "shows files of other filesystems, which are carried themselves"
 	whyNetwork = "kept by another machine"
 	whyProgram = "shown by a program, not stored"
+	whyZFS     = "ZFS: no replica can hold it"
 )
 
 var reasons = map[string]string{
@@ -43,22 +44,25 @@ const (
 		"fuse.sshfs fuse.s3fs fuse.rclone fuse.davfs "
 )
 
-// reasonFor says why a filesystem of the given type is not carried.
-func reasonFor(typ string) string {
+// reasonFor says why a filesystem of the given type is not carried, and whether it
+// is one that stores what should be.
+func reasonFor(typ string) (why string, stored bool) {
 	in := func(list string) bool { return strings.Contains(list, " "+typ+" ") }
 	switch {
 	case reasons[typ] != "":
-		return reasons[typ]
+		return reasons[typ], false
 	case in(kernelTypes):
-		return whyKernel
+		return whyKernel, false
 	case in(imageTypes):
-		return whyImage
+		return whyImage, false
 	case in(networkTypes):
-		return whyNetwork
+		return whyNetwork, false
 	case strings.HasPrefix(typ, "fuse."), typ == "fuse":
-		return whyProgram
+		return whyProgram, false
+	case typ == "zfs":
+		return whyZFS, true
 	}
-	return fmt.Sprintf("unknown filesystem type %s: Leeward carries ext2, ext3, ext4, XFS, btrfs and vfat", typ)
+	return fmt.Sprintf("unknown filesystem type %s: Leeward carries ext2, ext3, ext4, XFS, btrfs and vfat", typ), true
 }
 
 // mounts reads the mounts of process 1, whose view the services of the host have:
@@ -102,7 +106,8 @@ func (c *collector) filesystems(context.Context) {
 	var order []string
 	for _, m := range c.mounts() {
 		if !carried[m.Type] {
-			c.skip(m, reasonFor(m.Type))
+			why, stored := reasonFor(m.Type)
+			c.skipped(m, why, stored)
 			continue
 		}
 		g := groupOf(m)
@@ -126,13 +131,15 @@ func (c *collector) filesystems(context.Context) {
 // maxSkipped bounds the list on hosts with thousands of container mounts.
 const maxSkipped = 2000
 
-func (c *collector) skip(m procfs.Mount, why string) {
+func (c *collector) skip(m procfs.Mount, why string) { c.skipped(m, why, false) }
+
+func (c *collector) skipped(m procfs.Mount, why string, stored bool) {
 	if len(c.facts.Skipped) == maxSkipped {
 		c.warn("more than %d mounts are not carried; the rest is not listed", maxSkipped)
 	}
 	if len(c.facts.Skipped) <= maxSkipped {
 		c.facts.Skipped = append(c.facts.Skipped, &agentpb.SkippedMount{
-			MountPoint: m.Point, Type: m.Type, Device: m.Source, Reason: why,
+			MountPoint: m.Point, Type: m.Type, Device: m.Source, Reason: why, Stored: stored,
 		})
 	}
 }
@@ -347,7 +354,8 @@ func (c *collector) fstab(context.Context) {
 		mounted[s.MountPoint] = mounted[s.MountPoint] || s.Type != "autofs"
 	}
 	for _, e := range entries {
-		local := carried[e.Type] || strings.HasPrefix(reasonFor(e.Type), "unknown") && e.Type != "swap"
+		_, stored := reasonFor(e.Type)
+		local := carried[e.Type] || stored && e.Type != "swap"
 		if local && strings.HasPrefix(e.Point, "/") && !mounted[e.Point] && !strings.Contains(","+e.Options+",", ",bind,") {
 			c.warn("%s (%s, %s) is in fstab but not mounted, so it is not carried", e.Point, e.Type, e.Spec)
 		}

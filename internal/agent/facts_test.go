@@ -253,14 +253,14 @@ func TestFactsSkipped(t *testing.T) {
 	_, f := server(t)
 	want := map[string]string{
 		"/proc": whyKernel, "/mnt/nfs": whyNetwork, "/snap/core/1": whyImage, "/boot/efi": whyAuto,
-		"/tank": "unknown filesystem type zfs", "/mnt/img": "is the content of the file /srv/disk.img", "/mnt/odd\nname": whyNetwork,
+		"/tank": whyZFS, "/mnt/img": "is the content of the file /srv/disk.img", "/mnt/odd\nname": whyNetwork,
 	}
 	for _, s := range f.Skipped {
 		if s.MountPoint == "/hidden" && s.Type == "ext4" && !strings.HasPrefix(s.Reason, "hidden under") {
 			t.Errorf("%v", s)
 		}
 		if w, ok := want[s.MountPoint]; ok {
-			if !strings.HasPrefix(s.Reason, w) {
+			if !strings.HasPrefix(s.Reason, w) || s.Stored != (s.Type == "zfs") {
 				t.Errorf("%v, want %q", s, w)
 			}
 			delete(want, s.MountPoint)
@@ -461,8 +461,9 @@ func TestReasons(t *testing.T) {
 		"cgroup2": whyKernel, "tmpfs": whyMemory, "fuse.sshfs": whyNetwork, "fuse.gvfsd-fuse": whyProgram,
 		"overlay": whyOverlay, "f2fs": "unknown filesystem type f2fs", "fuseblk": "unknown filesystem type fuseblk",
 	} {
-		if got := reasonFor(typ); !strings.HasPrefix(got, want) {
-			t.Errorf("%s: %q, want %q", typ, got, want)
+		got, stored := reasonFor(typ)
+		if !strings.HasPrefix(got, want) || stored != strings.HasPrefix(got, "unknown") {
+			t.Errorf("%s: %q, stored %v, want %q", typ, got, stored, want)
 		}
 	}
 }

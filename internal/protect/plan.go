@@ -119,6 +119,10 @@ func (p *planner) look(ctx context.Context) error {
 	}
 	for _, s := range f.Skipped {
 		p.plan.Excluded = append(p.plan.Excluded, Exclusion{s.MountPoint, s.Reason})
+		if s.Stored {
+			p.plan.Findings = append(p.plan.Findings, Finding{Warning, fmt.Sprintf("%s is not carried: %s", s.MountPoint, s.Reason),
+				"protect it by other means, zfs send for ZFS, or move it to ext4, XFS or btrfs"})
+		}
 	}
 	for _, x := range src.patterns(nil) {
 		p.plan.Excluded = append(p.plan.Excluded, Exclusion{x, p.reasonOf(x)})

@@ -89,6 +89,9 @@ func PlanLayout(f *agentpb.Facts, o LayoutOptions) (*Layout, error) {
 	if len(f.GetFilesystems()) == 0 {
 		return nil, fmt.Errorf("plan disk of %s: the source names no filesystem", o.Server)
 	}
+	if err := checkRoot(f); err != nil {
+		return nil, fmt.Errorf("plan disk of %s: %w", o.Server, err)
+	}
 	l := &Layout{Version: layoutVersion, Server: o.Server, DiskID: diskID(f)}
 	l.add(Partition{Kind: BIOSBoot, Size: mebibyte})
 	if sourceESP(f) == nil {
@@ -114,6 +117,23 @@ func PlanLayout(f *agentpb.Facts, o LayoutOptions) (*Layout, error) {
 		return nil, fmt.Errorf("plan disk of %s: %w", o.Server, err)
 	}
 	return l, nil
+}
+
+// checkRoot refuses a source whose root filesystem would be missing: such a replica
+// could never boot.
+func checkRoot(f *agentpb.Facts) error {
+	for _, fs := range f.GetFilesystems() {
+		if fs.GetMountPoint() == "/" {
+			return nil
+		}
+	}
+	for _, s := range f.GetSkipped() {
+		if s.GetMountPoint() == "/" && s.GetType() != "rootfs" {
+			err := fmt.Errorf("its root filesystem (%s) cannot be carried: %s", s.GetType(), s.GetReason())
+			return dr.WithHint(err, "protect this server by its disks, or by other means")
+		}
+	}
+	return errors.New("the source names no root filesystem")
 }
 
 // planFilesystem turns one filesystem of the source into a partition.

@@ -203,8 +203,13 @@ func TestPlanRefuses(t *testing.T) {
 	}{
 		"no filesystem": {func(f *agentpb.Facts) { f.Filesystems = nil }, "names no filesystem"},
 		"unknown type":  {func(f *agentpb.Facts) { f.Filesystems[0].Type = "f2fs" }, `filesystem /: type "f2fs": not supported`},
-		"no uuid":       {func(f *agentpb.Facts) { f.Filesystems[0].Uuid = "" }, "no UUID"},
-		"twice":         {func(f *agentpb.Facts) { f.Filesystems = append(f.Filesystems, f.Filesystems[0]) }, "named twice"},
+		"no root":       {func(f *agentpb.Facts) { f.Filesystems[0].MountPoint = "/srv" }, "names no root filesystem"},
+		"root on zfs": {func(f *agentpb.Facts) {
+			f.Filesystems[0].MountPoint = "/srv"
+			f.Skipped = []*agentpb.SkippedMount{{MountPoint: "/", Type: "zfs", Reason: "ZFS: no replica can hold it"}}
+		}, "its root filesystem (zfs) cannot be carried: ZFS: no replica can hold it"},
+		"no uuid": {func(f *agentpb.Facts) { f.Filesystems[0].Uuid = "" }, "no UUID"},
+		"twice":   {func(f *agentpb.Facts) { f.Filesystems = append(f.Filesystems, f.Filesystems[0]) }, "named twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := extFacts()

@@ -805,6 +805,7 @@ type SkippedMount struct {
 	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Stored        bool                   `protobuf:"varint,5,opt,name=stored,proto3" json:"stored,omitempty"` // it holds what no replica will have: its type cannot be carried
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -865,6 +866,13 @@ func (x *SkippedMount) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *SkippedMount) GetStored() bool {
+	if x != nil {
+		return x.Stored
+	}
+	return false
 }
 
 type Swap struct {
@@ -1479,13 +1487,14 @@ const file_facts_proto_rawDesc = "" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x18\n" +
-	"\aoptions\x18\x03 \x01(\tR\aoptions\"s\n" +
+	"\aoptions\x18\x03 \x01(\tR\aoptions\"\x8b\x01\n" +
 	"\fSkippedMount\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"w\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06stored\x18\x05 \x01(\bR\x06stored\"w\n" +
 	"\x04Swap\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\bR\x04file\x12\x1d\n" +

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -130,40 +131,71 @@ func TestListHasher(t *testing.T) {
 }
 
 func TestPackRoundTrip(t *testing.T) {
-	u := NewUnpacker()
-	defer u.Close()
 	text := bytes.Repeat([]byte("all work and no play "), 50000)
 	for level := range len(levels) {
-		p := NewPacker(level)
-		for _, b := range [][]byte{nil, []byte("x"), text, random(5, 1<<20)} {
-			f, z := p.Pack(b[:len(b)/3], b[len(b)/3:])
+		p, u := NewPacker(level), NewUnpacker()
+		defer u.Close()
+		for _, b := range [][]byte{nil, []byte("x"), text, random(5, 1<<20), random(9, 300), text[7:], text[:100]} {
+			f, z, err := p.Pack(b[:len(b)/3], b[len(b)/3:])
+			if err != nil {
+				t.Fatal(err)
+			}
 			got, err := u.Unpack(bytes.Join(f, nil), z, len(b))
 			if err != nil || !bytes.Equal(got, b) {
 				t.Errorf("level %d, %d bytes: %v", level, len(b), err)
 			}
 		}
-		if _, z := p.Pack(random(6, 1<<20)); z {
+		if _, z, _ := p.Pack(random(6, 1<<20)); z {
 			t.Errorf("level %d: random bytes were compressed", level)
 		}
 	}
-	frame, z := NewPacker(2).Pack(text)
-	f := bytes.Join(frame, nil)
-	if len(f) > len(text)/20 {
-		t.Errorf("text packed to %d of %d bytes", len(f), len(text))
+}
+
+// A frame gains from what went before it.
+func TestPackRemembers(t *testing.T) {
+	var text []byte
+	for i := range 30000 {
+		text = fmt.Appendf(text, "%d is not %d\n", i, i*i)
 	}
-	if _, err := u.Unpack(f, z, len(text)-1); err == nil {
-		t.Error("a frame of another length was accepted")
+	p := NewPacker(2)
+	first, _, _ := p.Pack(text)
+	again, z, err := p.Pack(text)
+	if err != nil || !z || len(again[0]) > len(first[0])/50 {
+		t.Errorf("the same packed to %d and again to %d bytes, error %v", len(first[0]), len(again[0]), err)
 	}
-	if _, err := u.Unpack(f[:len(f)/2], z, len(text)); err == nil {
-		t.Error("half a frame was accepted")
+}
+
+func TestUnpackRefuses(t *testing.T) {
+	text := bytes.Repeat([]byte("all work and no play "), 50000)
+	f, z, err := NewPacker(2).Pack(text)
+	if err != nil || !z || len(f[0]) > len(text)/20 {
+		t.Fatalf("text packed to %d of %d bytes, error %v", len(f[0]), len(text), err)
+	}
+	for what, frame := range map[string][]byte{"half a frame": f[0][:len(f[0])/2], "nothing": nil, "two frames for one": append(bytes.Clone(f[0]), f[0]...)} {
+		u := NewUnpacker()
+		if _, err := u.Unpack(frame, true, len(text)); err == nil {
+			t.Errorf("%s was accepted", what)
+		}
+		u.Close()
+	}
+	if _, err := NewUnpacker().Unpack(f[0], true, MaxFrame+1); err == nil {
+		t.Error("more than a frame may hold was accepted")
 	}
 }
 
 func TestPackerAdapts(t *testing.T) {
 	slow, fast := NewPacker(0), NewPacker(0)
+	u := NewUnpacker()
+	defer u.Close()
 	text := bytes.Repeat([]byte("all work and no play "), 5000)
 	for range 40 {
-		slow.Pack(text)
+		f, z, err := slow.Pack(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := u.Unpack(bytes.Join(f, nil), z, len(text)); err != nil || !bytes.Equal(got, text) {
+			t.Fatalf("at level %d: %v", slow.Level(), err)
+		}
 		slow.Sent(time.Second)
 		fast.Pack(text)
 		fast.Sent(0)

@@ -250,7 +250,10 @@ func lies() map[string]func(id uint64) []*agentpb.CopyReply {
 			return []*agentpb.CopyReply{{Offers: []*agentpb.Offer{wholeOf(id, content)}}, {Data: []*agentpb.Data{d}}}
 		}
 	}
-	bomb, _ := chunk.NewPacker(4).Pack(make([]byte, 7<<20))
+	bomb, _, err := chunk.NewPacker(4).Pack(make([]byte, 7<<20))
+	if err != nil {
+		panic(err)
+	}
 	return map[string]func(id uint64) []*agentpb.CopyReply{
 		"unknown id": change(func(o *agentpb.Offer) { o.Parts[0].Id = 77 }),
 		"no meta":    change(func(o *agentpb.Offer) { o.Parts[0].Meta = nil }),

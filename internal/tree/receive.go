@@ -187,7 +187,11 @@ func (c *copySession) receive() error {
 			if b == nil {
 				return fmt.Errorf("data of batch %d, which is not open", d.Batch)
 			}
-			if err := c.work(func() error { return c.data(b, d, raw) }); err != nil {
+			content, err := c.unpack(b, d, raw)
+			if err != nil {
+				return err
+			}
+			if err := c.work(func() error { return c.data(b, d, content) }); err != nil {
 				return err
 			}
 		}
@@ -372,23 +376,24 @@ func complete(p *agentpb.Part) bool {
 		(p.Outcome.Kind == agentpb.Outcome_VANISHED || p.Outcome.Kind == agentpb.Outcome_FAILED)
 }
 
-// data takes the bytes of wanted chunks.
-func (c *copySession) data(b *rxBatch, d *agentpb.Data, frame []byte) error {
+// unpack returns the bytes of wanted chunks. Frames are unpacked in the order they
+// come in, for each builds on those before it.
+func (c *copySession) unpack(b *rxBatch, d *agentpb.Data, frame []byte) ([]byte, error) {
 	total := 0
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, i := range d.Chunks {
 		if int(i) >= len(b.chunks) || !b.chunks[i].wanted {
-			b.mu.Unlock()
-			return fmt.Errorf("%w: data of chunk %d of %d, which was not asked for", errOffer, i, len(b.chunks))
+			return nil, fmt.Errorf("%w: data of chunk %d of %d, which was not asked for", errOffer, i, len(b.chunks))
 		}
 		b.chunks[i].wanted = false
 		total += b.chunks[i].length
 	}
-	b.mu.Unlock()
-	raw, err := c.unp.Unpack(frame, d.Zstd, total)
-	if err != nil {
-		return err
-	}
+	return c.unp.Unpack(frame, d.Zstd, total)
+}
+
+// data takes the bytes of wanted chunks.
+func (c *copySession) data(b *rxBatch, d *agentpb.Data, raw []byte) error {
 	for _, i := range d.Chunks {
 		ch := &b.chunks[i]
 		data := raw[:ch.length:ch.length]

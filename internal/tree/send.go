@@ -107,15 +107,22 @@ func (s *sender) run(ctx context.Context, first *agentpb.CopyRequest) error {
 			}
 		})
 	}
-	for range min(runtime.GOMAXPROCS(0), 4) {
-		writers.Go(func() {
-			for b := range s.answered {
-				if err := s.serve(b); err != nil {
-					s.fail(err)
-				}
+	packed := make(chan frame, 1)
+	writers.Go(func() {
+		defer close(packed)
+		for t := range s.answered {
+			if err := s.serve(t, packed); err != nil {
+				s.fail(err)
 			}
-		})
-	}
+		}
+	})
+	writers.Go(func() {
+		for f := range packed {
+			if err := s.sendFrame(f); err != nil {
+				s.fail(err)
+			}
+		}
+	})
 	err := s.receive(ctx, first, &readers)
 	if err != nil {
 		s.fail(err)
@@ -279,31 +286,43 @@ func (s *sender) unref(b *batch) {
 	b.bufs, b.chunks = nil, nil
 }
 
-func (s *sender) serve(t toSend) error {
+// frame is wanted chunks of a batch, packed.
+type frame struct {
+	batch *batch
+	data  *agentpb.Data
+	parts [][]byte
+}
+
+// serve does what an answer demands. It runs beside the sending of frames, which go
+// in the order they were packed in.
+func (s *sender) serve(t toSend, packed chan<- frame) error {
 	if t.split != nil {
 		return s.recut(t.batch, t.split)
 	}
-	return s.sendData(t)
-}
-
-// sendData sends the wanted chunks of a batch as one frame.
-func (s *sender) sendData(t toSend) error {
-	d := &agentpb.Data{Batch: t.batch.id}
-	parts := make([][]byte, len(t.chunks))
+	f := frame{batch: t.batch, data: &agentpb.Data{Batch: t.batch.id}, parts: make([][]byte, len(t.chunks))}
 	s.mu.Lock()
 	for n, i := range t.chunks {
-		parts[n] = t.batch.chunks[i]
-		d.Chunks = append(d.Chunks, uint32(i))
+		f.parts[n] = t.batch.chunks[i]
+		f.data.Chunks = append(f.data.Chunks, uint32(i))
 	}
 	s.mu.Unlock()
-	parts, d.Zstd = s.packer.Pack(parts...)
+	var err error
+	if f.parts, f.data.Zstd, err = s.packer.Pack(f.parts...); err != nil {
+		return err
+	}
+	packed <- f
+	return nil
+}
+
+// sendFrame sends a frame and lets go of its batch.
+func (s *sender) sendFrame(f frame) error {
 	start := time.Now()
 	s.outMu.Lock()
-	err := s.out.SendRaw(&agentpb.CopyReply{Data: []*agentpb.Data{d}}, parts...)
+	err := s.out.SendRaw(&agentpb.CopyReply{Data: []*agentpb.Data{f.data}}, f.parts...)
 	s.outMu.Unlock()
 	s.packer.Sent(time.Since(start))
 	s.mu.Lock()
-	s.unref(t.batch)
+	s.unref(f.batch)
 	s.mu.Unlock()
 	return err
 }

@@ -1866,7 +1866,7 @@ func (x *Answer) GetRecut() bool {
 type Data struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Batch         uint64                 `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
-	Zstd          bool                   `protobuf:"varint,3,opt,name=zstd,proto3" json:"zstd,omitempty"`            // the bytes are one zstd frame
+	Zstd          bool                   `protobuf:"varint,3,opt,name=zstd,proto3" json:"zstd,omitempty"`            // the bytes go on with the call's zstd stream
 	Chunks        []uint32               `protobuf:"varint,4,rep,packed,name=chunks,proto3" json:"chunks,omitempty"` // which of the batch's chunks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/btrfs"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/mountns"
 )
@@ -99,7 +100,7 @@ func TestManyLargeAttributes(t *testing.T) {
 
 // subvolumes lists what of a btrfs tree is a subvolume.
 func subvolumes(t *testing.T, dir string) string {
-	subs, err := btrfsSubvolumes(dir)
+	subs, err := btrfs.Paths(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

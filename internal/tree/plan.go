@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/btrfs"
 )
 
 // planner turns the directories a scan reports into jobs. What changes the shape
@@ -291,7 +292,7 @@ func (pl *planner) shape(dir int, dj *dirJob, e entry, exists *bool) error {
 	}
 	err := unlocked(dir, "", func() error {
 		if pl.Btrfs && e.inode == btrfsRootInode {
-			return btrfsCreate(dir, e.name)
+			return btrfs.Create(dir, e.name)
 		}
 		return unix.Mkdirat(dir, e.name, 0o700)
 	})

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/leeward-dr/leeward/internal/btrfs"
 )
 
 // trash keeps what a pass removes from the replica until the pass ends, for a file
@@ -23,11 +25,11 @@ type trash struct {
 	used  map[string]bool   // directories that hold a stage
 }
 
-func newTrash(root int, btrfs bool) (*trash, error) {
-	t := &trash{root: root, btrfs: btrfs, moved: map[string]string{}, used: map[string]bool{}}
+func newTrash(root int, onBtrfs bool) (*trash, error) {
+	t := &trash{root: root, btrfs: onBtrfs, moved: map[string]string{}, used: map[string]bool{}}
 	bases := []string{""}
-	if btrfs {
-		subs, err := btrfsSubvolumes(fmt.Sprintf("/proc/self/fd/%d", root))
+	if onBtrfs {
+		subs, err := btrfs.Paths(fmt.Sprintf("/proc/self/fd/%d", root))
 		if err != nil {
 			return nil, fmt.Errorf("list subvolumes of the replica: %w", err)
 		}
@@ -268,7 +270,7 @@ func removeLevel(dir int, name string, depth int) error {
 	}
 	err = unlocked(dir, name, func() error { return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) })
 	if err == unix.ENOTEMPTY || err == unix.EPERM || err == unix.EINVAL {
-		err = btrfsDeleteAt(dir, name) // an emptied subvolume on older kernels
+		err = btrfs.DeleteAt(dir, name) // an emptied subvolume on older kernels
 	}
 	if err == unix.ENOENT {
 		err = nil

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/btrfs"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/lvm"
 )
@@ -159,7 +160,7 @@ func (v *view) mountBtrfs(m *mount, dir string) error {
 // does not succeed for all of them the view stays live, and says why.
 func (v *view) snapshotBtrfs(m *mount, dir string) {
 	fail := func(err error) { v.how = "live: " + err.Error() }
-	subs, err := btrfsSubvolumes(dir)
+	subs, err := btrfs.Paths(dir)
 	if err != nil {
 		fail(fmt.Errorf("list subvolumes: %w", err))
 		return
@@ -207,7 +208,7 @@ func (v *view) coverWithSnapshots(subs []string, dir, rw, snaps string) error {
 			continue
 		}
 		name := fmt.Sprint(i)
-		if err := btrfsSnapshot(filepath.Join(rw, sub), snaps, name); err != nil {
+		if err := btrfs.Snapshot(filepath.Join(rw, sub), snaps, name); err != nil {
 			return fmt.Errorf("snapshot %q: %w", sub, err)
 		}
 		taken = append(taken, filepath.Join(snaps, name))
@@ -256,7 +257,7 @@ func removeSnapshots(top string) {
 func removeSnapshotsIn(dir string) {
 	snaps, _ := os.ReadDir(dir)
 	for _, s := range snaps {
-		btrfsDelete(dir, s.Name())
+		btrfs.Delete(dir, s.Name())
 	}
 	os.Remove(dir)
 }

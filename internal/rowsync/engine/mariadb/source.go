@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/retry"
@@ -16,13 +17,22 @@ import (
 type Source struct {
 	*server
 	reader
+
+	mu       sync.Mutex
+	prepared map[string]bool // streams of which Prepare told a position
 }
 
 var _ engine.Source = (*Source)(nil)
 
-// Prepare implements engine.Feed: the binlog is there already and makes nothing
-// necessary, so it is never fresh.
-func (s *Source) Prepare(ctx context.Context, _ string, tables []*engine.Table) (engine.Pos, bool, error) {
+// Prepare implements engine.Feed. The binlog is there already, so nothing is made, and
+// nothing remembers at the source that a stream was prepared: the first call of an
+// opened Source is fresh.
+func (s *Source) Prepare(ctx context.Context, stream string, tables []*engine.Table) (engine.Pos, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.prepared[stream] {
+		return "", false, nil
+	}
 	fs, err := s.Check(ctx, tables)
 	if err != nil {
 		return "", false, err
@@ -32,7 +42,15 @@ func (s *Source) Prepare(ctx context.Context, _ string, tables []*engine.Table) 
 			return "", false, fmt.Errorf("prepare %s: %s: %s", f.Object, f.Text, f.Remedy)
 		}
 	}
-	return "", false, nil
+	pos, err := s.Mark(ctx, stream)
+	if err != nil {
+		return "", false, err
+	}
+	if s.prepared == nil {
+		s.prepared = map[string]bool{}
+	}
+	s.prepared[stream] = true
+	return pos, true, nil
 }
 
 // Mark implements engine.Feed.
@@ -45,7 +63,12 @@ func (s *Source) Mark(ctx context.Context, _ string) (engine.Pos, error) {
 func (s *Source) Release(context.Context, string, engine.Pos) error { return nil }
 
 // Remove implements engine.Feed: Prepare makes nothing.
-func (s *Source) Remove(context.Context, string) error { return nil }
+func (s *Source) Remove(_ context.Context, stream string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.prepared, stream)
+	return nil
+}
 
 // Capture implements engine.Source.
 func (s *Source) Capture(context.Context) (string, error) {

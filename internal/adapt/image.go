@@ -128,10 +128,13 @@ func (g *Image) mount(p Partition, dir string) error {
 		return fmt.Errorf("mount %s: %w", p.Type, err)
 	}
 	g.undo = append(g.undo, func() error { return unix.Unmount(dir, 0) })
-	if p.Type == "btrfs" {
-		return checkBtrfsDevice(dir, loop.Name())
+	if p.Type != "btrfs" {
+		return nil
 	}
-	return nil
+	if err := checkBtrfsDevice(dir, loop.Name()); err != nil {
+		return err
+	}
+	return g.unlockSubvolumes(dir)
 }
 
 // stage copies the tree of a vfat filesystem: directories and regular files, for

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/btrfs"
 )
 
 // CollectFacts describes this host. What cannot be read becomes a warning in the
@@ -40,6 +41,8 @@ type system struct {
 	openBlock func(d device, path string) (blockReader, error)
 	links     func() ([]link, error)
 	run       func(ctx context.Context, name string, args ...string) (string, error)
+	// subvolumes are those of the btrfs mounted at path, but for its top.
+	subvolumes func(path string) ([]btrfs.Subvolume, error)
 }
 
 type blockReader interface {
@@ -48,7 +51,7 @@ type blockReader interface {
 }
 
 func liveSystem() system {
-	return system{statfs: statfs, mountID: mountID, openBlock: openBlock, links: links, run: run}
+	return system{statfs: statfs, mountID: mountID, openBlock: openBlock, links: links, run: run, subvolumes: btrfs.Subvolumes}
 }
 
 // collect takes one step after the other; they depend on each other only through
@@ -56,7 +59,7 @@ func liveSystem() system {
 func (c *collector) collect(ctx context.Context) (*agentpb.Facts, error) {
 	c.facts = &agentpb.Facts{Host: Self(), CollectedUnixNano: time.Now().UnixNano()}
 	steps := []func(context.Context){
-		c.system, c.hardware, c.hostKeys, c.disks, c.filesystems, c.snapshots, c.fstab, c.swaps,
+		c.system, c.hardware, c.hostKeys, c.disks, c.filesystems, c.snapshots, c.subvolumes, c.fstab, c.swaps,
 		c.network, c.processes, c.sockets, c.databases, c.units,
 	}
 	for _, step := range steps {

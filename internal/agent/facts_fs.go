@@ -12,7 +12,6 @@ import (
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/agent/procfs"
 	"github.com/leeward-dr/leeward/internal/fsinfo"
-	"github.com/leeward-dr/leeward/internal/lvm"
 )
 
 // carried are the types of filesystem a replica can have.
@@ -275,44 +274,6 @@ func (c *collector) detect(d device, path string) (*fsinfo.Info, error) {
 	}
 	defer r.Close()
 	return fsinfo.Detect(r)
-}
-
-// snapshotTypes are filesystems that are captured from a snapshot of the logical
-// volume they lie on.
-var snapshotTypes = map[string]bool{"ext2": true, "ext3": true, "ext4": true, "xfs": true}
-
-// snapshots says of each filesystem what a pass can capture it from.
-func (c *collector) snapshots(ctx context.Context) {
-	var on []*agentpb.Filesystem
-	var ids []string
-	for _, f := range c.facts.Filesystems {
-		if f.Type == "btrfs" {
-			f.Snapshot = "btrfs snapshot"
-		}
-		id, err := lvm.UUIDOf(c.path("sys"), fmt.Sprintf("%d:%d", f.DevMajor, f.DevMinor))
-		if err == nil && snapshotTypes[f.Type] {
-			on, ids = append(on, f), append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return
-	}
-	name, args := lvm.Query()
-	out, err := c.sys.run(ctx, name, args...)
-	var all []lvm.Volume
-	if err == nil {
-		all, err = lvm.Parse([]byte(out))
-	}
-	for i, d := range lvm.Decide(all, ids) {
-		switch {
-		case err != nil:
-			on[i].NoSnapshot = err.Error()
-		case d.Refused != "":
-			on[i].NoSnapshot = d.Refused
-		default:
-			on[i].Snapshot = "LVM snapshot"
-		}
-	}
 }
 
 // dropLoops takes out filesystems in files of other filesystems: they are carried

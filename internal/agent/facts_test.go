@@ -16,6 +16,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/agent/procfs"
+	"github.com/leeward-dr/leeward/internal/btrfs"
 )
 
 // grow makes a tree of files below dir. Content that begins with "-> " is a
@@ -67,6 +68,9 @@ func world(devices map[device][]byte, ids map[string]int) system {
 				return nil, os.ErrPermission
 			}
 			return memory{bytes.NewReader(b)}, nil
+		},
+		subvolumes: func(string) ([]btrfs.Subvolume, error) {
+			return []btrfs.Subvolume{{ID: 256, Path: "@", Default: true}, {ID: 257, Path: "@/old", ReadOnly: true, Snapshot: true}}, nil
 		},
 		links: func() ([]link, error) {
 			return []link{
@@ -246,6 +250,9 @@ func TestFactsFilesystems(t *testing.T) {
 	}
 	if len(home.Mounts) != 2 || home.Device != "/dev/vdc" || home.Uuid != "btrfs-uuid" || home.Label != "my home" || home.Inodes != 0 {
 		t.Errorf("home: %v", home)
+	}
+	if s := home.Subvolumes; len(s) != 2 || string(s[0].Path) != "@" || !s[0].Default || s[0].Snapshot || !s[1].ReadOnly || !s[1].Snapshot || len(root.Subvolumes) > 0 {
+		t.Errorf("subvolumes: %v, of the root %v", s, root.Subvolumes)
 	}
 }
 

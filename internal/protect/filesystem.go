@@ -63,9 +63,10 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 	pass := &tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Catalog: cat,
 		Index: p.index, Tree: treeName(p.server.Name, mountPoint), Sources: p.sources, Only: only,
 		Space: p.mounted.Reserve, Progress: p.meter.filesystem("copying", mountPoint)}
-	for _, f := range src.facts.Filesystems {
-		if f.MountPoint == mountPoint {
-			pass.Btrfs = f.Type == "btrfs"
+	f := src.filesystem(mountPoint)
+	if pass.Btrfs = f.Type == "btrfs"; pass.Btrfs {
+		if err := tree.UnlockSubvolumes(root); err != nil {
+			return err
 		}
 	}
 	res, err := pass.Run(ctx)
@@ -75,6 +76,9 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 	if errors.Is(err, tree.ErrNoSpace) || errors.Is(err, replica.ErrSpace) {
 		return dr.WithHint(fmt.Errorf("carry %s of %s: %w", mountPoint, p.server.Name, err),
 			"make room at the target and run replicate again: it goes on where it stopped, and no recovery point is harmed")
+	}
+	if err == nil && pass.Btrfs {
+		err = tree.MarkSubvolumes(root, f.Subvolumes)
 	}
 	if err != nil {
 		return err
@@ -92,11 +96,8 @@ func (p *serverPass) record(src *source, mountPoint string, cat *tree.Catalog, r
 	st := p.states[mountPoint]
 	st.Digest, st.Entries, st.Bytes = sum.Digest, sum.Entries, sum.Bytes
 	st.Consistency, st.How, st.At = dr.Consistency(o.Consistency), o.How, time.Unix(0, o.AtUnixNano).UTC()
-	for _, f := range src.facts.Filesystems {
-		if f.MountPoint == mountPoint {
-			st.Type, st.UUID = f.Type, f.Uuid
-		}
-	}
+	f := src.filesystem(mountPoint)
+	st.Type, st.UUID = f.Type, f.Uuid
 	for _, f := range res.Fuzzy {
 		path := replica.EscapePath(filepath.Join(mountPoint, f))
 		st.Fuzzy = append(st.Fuzzy, path)

@@ -127,6 +127,12 @@ func (p *planner) look(ctx context.Context) error {
 	for _, x := range src.patterns(nil) {
 		p.plan.Excluded = append(p.plan.Excluded, Exclusion{x, p.reasonOf(x)})
 	}
+	for _, fs := range f.Filesystems {
+		for _, path := range src.keptSnapshots(fs) {
+			p.plan.Excluded = append(p.plan.Excluded, Exclusion{quote(systemPath(src, fs.MountPoint, path)),
+				"a snapshot kept of another subvolume; include_excluded: with its path carries it, at its full size"})
+		}
+	}
 	p.plan.Excluded = append(p.plan.Excluded, Exclusion{"lost+found at the top of each filesystem", "made by mkfs at the target"})
 	p.databases(f)
 	for _, w := range src.warnings() {

@@ -32,8 +32,8 @@ type run struct {
 	seeds   *seeds
 }
 
-// Replicate makes one pass over each named server, all at once, and leaves a
-// recovery point of each. The process must be in a mount namespace of its own and
+// Replicate makes one pass over each named server and database, all at once, and
+// leaves a recovery point of each server. The process must be in a mount namespace of its own and
 // the store's pool in place. Errors of single servers are in the result; an error
 // returned means that nothing was begun.
 func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
@@ -50,8 +50,12 @@ func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 		return nil, err
 	}
 	defer r.seeds.close()
-	res := &RunResult{Servers: make([]ServerRun, len(names))}
+	databases := o.databases()
+	res := &RunResult{Servers: make([]ServerRun, len(names)), Databases: make([]DatabaseRun, len(databases))}
 	var wg sync.WaitGroup
+	for i, db := range databases {
+		wg.Go(func() { res.Databases[i] = replicateRows(ctx, db, store.Dir(), o.Progress) })
+	}
 	for i, name := range names {
 		wg.Go(func() {
 			p := &serverPass{run: r, server: o.Estate.Server(name), started: time.Now()}
@@ -65,12 +69,23 @@ func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 
 // names returns the servers to work on.
 func (o *Options) names() []dr.ServerName {
-	if len(o.Names) > 0 {
+	if len(o.Names)+len(o.Databases) > 0 {
 		return o.Names
 	}
 	var out []dr.ServerName
 	for _, s := range o.Estate.Servers {
 		out = append(out, s.Name)
+	}
+	return out
+}
+
+// databases returns the databases to work on.
+func (o *Options) databases() (out []*config.Database) {
+	for i := range o.Estate.Databases {
+		db := &o.Estate.Databases[i]
+		if len(o.Names)+len(o.Databases) == 0 || slices.Contains(o.Databases, db.Name) {
+			out = append(out, db)
+		}
 	}
 	return out
 }

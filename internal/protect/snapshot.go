@@ -7,6 +7,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/tree"
 )
 
 // snapshotLost means that what was read of a filesystem is not of one instant after
@@ -50,6 +51,21 @@ func (s *source) order() (out []string) {
 			if (s.opened[f.MountPoint].Consistency != string(dr.Fuzzy)) == snapshot {
 				out = append(out, f.MountPoint)
 			}
+		}
+	}
+	return out
+}
+
+// keptSnapshots returns the subvolumes of f that are left out because they are
+// snapshots kept of others, and include_excluded names none of their paths.
+func (s *source) keptSnapshots(f *agentpb.Filesystem) (out []string) {
+	wanted, err := tree.NewExcludes(s.server.IncludeExcluded)
+	if err != nil {
+		wanted = nil // checked when the estate was read
+	}
+	for _, path := range tree.KeptSnapshots(f) {
+		if !wanted.Covers(path) && !wanted.Covers(strings.TrimPrefix(systemPath(s, f.MountPoint, path), "/")) {
+			out = append(out, path)
 		}
 	}
 	return out

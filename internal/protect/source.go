@@ -195,6 +195,9 @@ func (s *source) open(ctx context.Context, more []string) error {
 			shown = []tree.Shown{{MountPoint: f.MountPoint, Root: "/"}}
 		}
 		ex := tree.ForFilesystem(shown, patterns)
+		for _, path := range s.keptSnapshots(f) {
+			ex = append(ex, tree.Literal(path))
+		}
 		s.exclude[f.MountPoint] = ex
 		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex, Live: s.live[f.MountPoint]})
 	}
@@ -221,6 +224,17 @@ func (s *source) open(ctx context.Context, more []string) error {
 		}
 	}
 	return nil
+}
+
+// filesystem returns what the facts tell of a filesystem, an empty one if they do
+// not know it.
+func (s *source) filesystem(mountPoint string) *agentpb.Filesystem {
+	for _, f := range s.facts.Filesystems {
+		if f.MountPoint == mountPoint {
+			return f
+		}
+	}
+	return &agentpb.Filesystem{MountPoint: mountPoint}
 }
 
 // usable returns the connections that may read a filesystem: where it is shown as

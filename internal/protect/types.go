@@ -13,18 +13,23 @@ import (
 // Options say what to work on.
 type Options struct {
 	Estate *config.Estate
-	Names  []dr.ServerName // servers to work on; empty means all
+	// Names and Databases are the servers and databases to work on; none of either
+	// means all.
+	Names     []dr.ServerName
+	Databases []string
 
 	// Progress is told of every change of a server's progress. It is called
 	// concurrently and must return at once. It may be nil.
 	Progress func(Progress)
 }
 
-// Progress is the newest state of one server's pass. A later value replaces an
-// earlier one whole; totals that are not known yet are zero.
+// Progress is the newest state of one server's pass, or of a database's, which goes by
+// its own name. A later value replaces an earlier one whole; totals that are not known
+// yet are zero.
 type Progress struct {
 	Server    dr.ServerName
 	Phase     string // in a word or two: connecting, scanning, copying …
+	Unit      string // what entries are called, one of them; "" is entry
 	Entries   int64  // entries known to be there
 	Examined  int64  // of them, those looked at
 	Files     int64  // files to bring over
@@ -115,8 +120,9 @@ type Finding struct {
 
 // RunResult is what replicate did.
 type RunResult struct {
-	Servers  []ServerRun   `json:"servers"`
-	Duration time.Duration `json:"duration_ns"`
+	Servers   []ServerRun   `json:"servers"`
+	Databases []DatabaseRun `json:"databases,omitempty"`
+	Duration  time.Duration `json:"duration_ns"`
 }
 
 // ServerRun is how the pass of one server ended.

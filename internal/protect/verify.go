@@ -175,6 +175,13 @@ func (v *verification) filesystem(ctx context.Context, src *source, rep *replica
 	if len(res.Problems) > 0 {
 		return fmt.Errorf("compare %s of %s: %d entries could not be read, the first is %q: %s", mountPoint, v.server.Name, len(res.Problems), res.Problems[0].Path, res.Problems[0].Text)
 	}
+	if f := src.filesystem(mountPoint); f.Type == "btrfs" {
+		marks, err := tree.CompareSubvolumes(root, f.Subvolumes)
+		if err != nil {
+			return err
+		}
+		res.Differences = append(res.Differences, marks...)
+	}
 	v.result.Entries += res.Entries
 	v.result.Bytes += res.Bytes
 	for _, d := range res.Differences {

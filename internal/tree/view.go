@@ -203,7 +203,7 @@ func (v *view) coverWithSnapshots(subs []string, dir, rw, snaps string) error {
 	subs = append([]string{""}, subs...)
 	var taken []string
 	for i, sub := range subs {
-		if strings.HasPrefix(sub, snapPrefix) {
+		if strings.HasPrefix(sub, snapPrefix) || v.excludes.Covers(sub) {
 			taken = append(taken, "")
 			continue
 		}

@@ -565,6 +565,7 @@ type Filesystem struct {
 	DevMinor      uint32                 `protobuf:"varint,18,opt,name=dev_minor,json=devMinor,proto3" json:"dev_minor,omitempty"`
 	Snapshot      string                 `protobuf:"bytes,19,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                       // what a pass can capture it from: btrfs snapshot, LVM snapshot; else empty
 	NoSnapshot    string                 `protobuf:"bytes,20,opt,name=no_snapshot,json=noSnapshot,proto3" json:"no_snapshot,omitempty"` // why there is none to be had, where one could be expected
+	Subvolumes    []*Subvolume           `protobuf:"bytes,21,rep,name=subvolumes,proto3" json:"subvolumes,omitempty"`                   // of btrfs, but for its top; parents first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +740,81 @@ func (x *Filesystem) GetNoSnapshot() string {
 	return ""
 }
 
+func (x *Filesystem) GetSubvolumes() []*Subvolume {
+	if x != nil {
+		return x.Subvolumes
+	}
+	return nil
+}
+
+type Subvolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // from the top of the filesystem
+	ReadOnly      bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Snapshot      bool                   `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // it was made as one of another
+	Default       bool                   `protobuf:"varint,4,opt,name=default,proto3" json:"default,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Subvolume) Reset() {
+	*x = Subvolume{}
+	mi := &file_facts_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subvolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subvolume) ProtoMessage() {}
+
+func (x *Subvolume) ProtoReflect() protoreflect.Message {
+	mi := &file_facts_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subvolume.ProtoReflect.Descriptor instead.
+func (*Subvolume) Descriptor() ([]byte, []int) {
+	return file_facts_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Subvolume) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Subvolume) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Subvolume) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+func (x *Subvolume) GetDefault() bool {
+	if x != nil {
+		return x.Default
+	}
+	return false
+}
+
 type Mount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MountPoint    string                 `protobuf:"bytes,1,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
@@ -750,7 +826,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_facts_proto_msgTypes[6]
+	mi := &file_facts_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +838,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[6]
+	mi := &file_facts_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +851,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{6}
+	return file_facts_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Mount) GetMountPoint() string {
@@ -812,7 +888,7 @@ type SkippedMount struct {
 
 func (x *SkippedMount) Reset() {
 	*x = SkippedMount{}
-	mi := &file_facts_proto_msgTypes[7]
+	mi := &file_facts_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +900,7 @@ func (x *SkippedMount) String() string {
 func (*SkippedMount) ProtoMessage() {}
 
 func (x *SkippedMount) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[7]
+	mi := &file_facts_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +913,7 @@ func (x *SkippedMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SkippedMount.ProtoReflect.Descriptor instead.
 func (*SkippedMount) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{7}
+	return file_facts_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SkippedMount) GetMountPoint() string {
@@ -888,7 +964,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_facts_proto_msgTypes[8]
+	mi := &file_facts_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +976,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[8]
+	mi := &file_facts_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +989,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{8}
+	return file_facts_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Swap) GetPath() string {
@@ -963,7 +1039,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_facts_proto_msgTypes[9]
+	mi := &file_facts_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1051,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[9]
+	mi := &file_facts_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1064,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{9}
+	return file_facts_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Disk) GetName() string {
@@ -1033,7 +1109,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_facts_proto_msgTypes[10]
+	mi := &file_facts_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1121,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[10]
+	mi := &file_facts_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1134,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{10}
+	return file_facts_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Interface) GetName() string {
@@ -1114,7 +1190,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_facts_proto_msgTypes[11]
+	mi := &file_facts_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1202,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[11]
+	mi := &file_facts_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1215,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{11}
+	return file_facts_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Route) GetDestination() string {
@@ -1175,7 +1251,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_facts_proto_msgTypes[12]
+	mi := &file_facts_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1263,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[12]
+	mi := &file_facts_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1276,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{12}
+	return file_facts_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Socket) GetProtocol() string {
@@ -1248,7 +1324,7 @@ type Database struct {
 
 func (x *Database) Reset() {
 	*x = Database{}
-	mi := &file_facts_proto_msgTypes[13]
+	mi := &file_facts_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1336,7 @@ func (x *Database) String() string {
 func (*Database) ProtoMessage() {}
 
 func (x *Database) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[13]
+	mi := &file_facts_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1349,7 @@ func (x *Database) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Database.ProtoReflect.Descriptor instead.
 func (*Database) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{13}
+	return file_facts_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Database) GetEngine() string {
@@ -1349,7 +1425,7 @@ type HostKey struct {
 
 func (x *HostKey) Reset() {
 	*x = HostKey{}
-	mi := &file_facts_proto_msgTypes[14]
+	mi := &file_facts_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1437,7 @@ func (x *HostKey) String() string {
 func (*HostKey) ProtoMessage() {}
 
 func (x *HostKey) ProtoReflect() protoreflect.Message {
-	mi := &file_facts_proto_msgTypes[14]
+	mi := &file_facts_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1450,7 @@ func (x *HostKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostKey.ProtoReflect.Descriptor instead.
 func (*HostKey) Descriptor() ([]byte, []int) {
-	return file_facts_proto_rawDescGZIP(), []int{14}
+	return file_facts_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostKey) GetType() string {
@@ -1449,7 +1525,7 @@ const file_facts_proto_rawDesc = "" +
 	"\vpretty_name\x18\x03 \x01(\tR\n" +
 	"prettyName\x12\x17\n" +
 	"\aid_like\x18\x04 \x01(\tR\x06idLike\x12\x1a\n" +
-	"\bcodename\x18\x05 \x01(\tR\bcodename\"\xb0\x05\n" +
+	"\bcodename\x18\x05 \x01(\tR\bcodename\"\xed\x05\n" +
 	"\n" +
 	"Filesystem\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
@@ -1479,10 +1555,18 @@ const file_facts_proto_rawDesc = "" +
 	"\tdev_minor\x18\x12 \x01(\rR\bdevMinor\x12\x1a\n" +
 	"\bsnapshot\x18\x13 \x01(\tR\bsnapshot\x12\x1f\n" +
 	"\vno_snapshot\x18\x14 \x01(\tR\n" +
-	"noSnapshot\x1a9\n" +
+	"noSnapshot\x12;\n" +
+	"\n" +
+	"subvolumes\x18\x15 \x03(\v2\x1b.leeward.agent.v1.SubvolumeR\n" +
+	"subvolumes\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\tSubvolume\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x1a\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\x12\x18\n" +
+	"\adefault\x18\x04 \x01(\bR\adefault\"V\n" +
 	"\x05Mount\x12\x1f\n" +
 	"\vmount_point\x18\x01 \x01(\tR\n" +
 	"mountPoint\x12\x12\n" +
@@ -1555,7 +1639,7 @@ func file_facts_proto_rawDescGZIP() []byte {
 	return file_facts_proto_rawDescData
 }
 
-var file_facts_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_facts_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_facts_proto_goTypes = []any{
 	(*Hello)(nil),        // 0: leeward.agent.v1.Hello
 	(*Limits)(nil),       // 1: leeward.agent.v1.Limits
@@ -1563,36 +1647,38 @@ var file_facts_proto_goTypes = []any{
 	(*Facts)(nil),        // 3: leeward.agent.v1.Facts
 	(*OS)(nil),           // 4: leeward.agent.v1.OS
 	(*Filesystem)(nil),   // 5: leeward.agent.v1.Filesystem
-	(*Mount)(nil),        // 6: leeward.agent.v1.Mount
-	(*SkippedMount)(nil), // 7: leeward.agent.v1.SkippedMount
-	(*Swap)(nil),         // 8: leeward.agent.v1.Swap
-	(*Disk)(nil),         // 9: leeward.agent.v1.Disk
-	(*Interface)(nil),    // 10: leeward.agent.v1.Interface
-	(*Route)(nil),        // 11: leeward.agent.v1.Route
-	(*Socket)(nil),       // 12: leeward.agent.v1.Socket
-	(*Database)(nil),     // 13: leeward.agent.v1.Database
-	(*HostKey)(nil),      // 14: leeward.agent.v1.HostKey
-	nil,                  // 15: leeward.agent.v1.Filesystem.ParamsEntry
+	(*Subvolume)(nil),    // 6: leeward.agent.v1.Subvolume
+	(*Mount)(nil),        // 7: leeward.agent.v1.Mount
+	(*SkippedMount)(nil), // 8: leeward.agent.v1.SkippedMount
+	(*Swap)(nil),         // 9: leeward.agent.v1.Swap
+	(*Disk)(nil),         // 10: leeward.agent.v1.Disk
+	(*Interface)(nil),    // 11: leeward.agent.v1.Interface
+	(*Route)(nil),        // 12: leeward.agent.v1.Route
+	(*Socket)(nil),       // 13: leeward.agent.v1.Socket
+	(*Database)(nil),     // 14: leeward.agent.v1.Database
+	(*HostKey)(nil),      // 15: leeward.agent.v1.HostKey
+	nil,                  // 16: leeward.agent.v1.Filesystem.ParamsEntry
 }
 var file_facts_proto_depIdxs = []int32{
 	0,  // 0: leeward.agent.v1.Facts.host:type_name -> leeward.agent.v1.Hello
 	4,  // 1: leeward.agent.v1.Facts.os:type_name -> leeward.agent.v1.OS
 	5,  // 2: leeward.agent.v1.Facts.filesystems:type_name -> leeward.agent.v1.Filesystem
-	7,  // 3: leeward.agent.v1.Facts.skipped:type_name -> leeward.agent.v1.SkippedMount
-	8,  // 4: leeward.agent.v1.Facts.swaps:type_name -> leeward.agent.v1.Swap
-	10, // 5: leeward.agent.v1.Facts.interfaces:type_name -> leeward.agent.v1.Interface
-	11, // 6: leeward.agent.v1.Facts.routes:type_name -> leeward.agent.v1.Route
-	12, // 7: leeward.agent.v1.Facts.listening:type_name -> leeward.agent.v1.Socket
-	13, // 8: leeward.agent.v1.Facts.databases:type_name -> leeward.agent.v1.Database
-	14, // 9: leeward.agent.v1.Facts.host_keys:type_name -> leeward.agent.v1.HostKey
-	9,  // 10: leeward.agent.v1.Facts.disks:type_name -> leeward.agent.v1.Disk
-	15, // 11: leeward.agent.v1.Filesystem.params:type_name -> leeward.agent.v1.Filesystem.ParamsEntry
-	6,  // 12: leeward.agent.v1.Filesystem.mounts:type_name -> leeward.agent.v1.Mount
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	8,  // 3: leeward.agent.v1.Facts.skipped:type_name -> leeward.agent.v1.SkippedMount
+	9,  // 4: leeward.agent.v1.Facts.swaps:type_name -> leeward.agent.v1.Swap
+	11, // 5: leeward.agent.v1.Facts.interfaces:type_name -> leeward.agent.v1.Interface
+	12, // 6: leeward.agent.v1.Facts.routes:type_name -> leeward.agent.v1.Route
+	13, // 7: leeward.agent.v1.Facts.listening:type_name -> leeward.agent.v1.Socket
+	14, // 8: leeward.agent.v1.Facts.databases:type_name -> leeward.agent.v1.Database
+	15, // 9: leeward.agent.v1.Facts.host_keys:type_name -> leeward.agent.v1.HostKey
+	10, // 10: leeward.agent.v1.Facts.disks:type_name -> leeward.agent.v1.Disk
+	16, // 11: leeward.agent.v1.Filesystem.params:type_name -> leeward.agent.v1.Filesystem.ParamsEntry
+	7,  // 12: leeward.agent.v1.Filesystem.mounts:type_name -> leeward.agent.v1.Mount
+	6,  // 13: leeward.agent.v1.Filesystem.subvolumes:type_name -> leeward.agent.v1.Subvolume
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_facts_proto_init() }
@@ -1606,7 +1692,7 @@ func file_facts_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_facts_proto_rawDesc), len(file_facts_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,7 +51,7 @@ func fixKernel(j *job) error {
 			unfit = append(unfit, k.Version+" has neither modules nor an initramfs")
 			continue
 		}
-		k.Args = cleanArgs(j.sourceArgs(k, e), root, sub, j.familyArgs(root.Type)...)
+		k.Args = cleanArgs(j.sourceArgs(k, e), root, sub, append(j.familyArgs(root.Type), j.opts.Args...)...)
 		fit = append(fit, kernelChoice{Kernel: k, modules: modules})
 	}
 	if len(fit) == 0 {

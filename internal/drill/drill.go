@@ -34,7 +34,7 @@ type Subject struct {
 // Options say how to drill. The zero value of each is a good default, but for
 // WorkDir and ResultDir.
 type Options struct {
-	Parallel    int           // machines at once; by default one a core
+	Parallel    int           // machines at once; by default one a core, and one more where they are emulated
 	Accelerator vm.Accel      // auto by default
 	Firmware    vm.Firmware   // by default what the source started from
 	Timeout     time.Duration // of one boot; 10 minutes by default
@@ -72,7 +72,8 @@ const (
 )
 
 // Run drills all subjects and returns a result for each, in their order, also
-// with an error. The error is nil exactly when every one was proven. The process
+// with an error. The error is nil exactly when every one was proven. Turns come in
+// that order too, so the one that takes longest is best the first. The process
 // should be in a private mount namespace (see mountns).
 func Run(ctx context.Context, subjects []Subject, o Options) ([]Result, error) {
 	o, err := o.withDefaults()
@@ -80,11 +81,20 @@ func Run(ctx context.Context, subjects []Subject, o Options) ([]Result, error) {
 		return nil, err
 	}
 	results := make([]Result, len(subjects))
-	d := &drills{o: o, places: make(chan struct{}, o.Parallel)}
-	var wg sync.WaitGroup
+	d := &drills{o: o}
+	next := make(chan int, len(subjects))
 	for i, s := range subjects {
 		results[i] = Result{Server: s.Server, Point: s.Point, Cause: "not begun"}
-		wg.Go(func() { d.one(ctx, s, &results[i]) })
+		next <- i
+	}
+	close(next)
+	var wg sync.WaitGroup
+	for range min(o.Parallel, len(subjects)) {
+		wg.Go(func() {
+			for i := range next {
+				d.one(ctx, subjects[i], &results[i])
+			}
+		})
 	}
 	wg.Wait()
 	return results, errors.Join(ctx.Err(), verdict(results))
@@ -106,6 +116,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = runtime.NumCPU()
+		if vm.Emulated(o.Accelerator) {
+			o.Parallel++ // their waits, for timers and for each other, leave room
+		}
 	}
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
@@ -133,8 +146,7 @@ func (o Options) withDefaults() (Options, error) {
 
 // drills is one Run.
 type drills struct {
-	o      Options
-	places chan struct{} // one for each machine at once
+	o Options
 
 	mu       sync.Mutex // guards what follows
 	failed   bool
@@ -142,15 +154,12 @@ type drills struct {
 	accelWhy string
 }
 
-// one drills a subject when its turn comes.
+// one drills a subject, whose turn it is.
 func (d *drills) one(ctx context.Context, s Subject, r *Result) {
-	select {
-	case d.places <- struct{}{}:
-	case <-ctx.Done():
-		r.Cause = ctx.Err().Error()
+	if err := ctx.Err(); err != nil {
+		r.Cause = err.Error()
 		return
 	}
-	defer func() { <-d.places }()
 	if d.o.StopEarly && d.anyFailed() {
 		return
 	}
@@ -258,11 +267,12 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 		return nil, "", failed(hostFailure("clone the point's disk", err))
 	}
 	t.step(StepAdapt)
+	args := t.holdBack()
 	img, err := adapt.Open(ctx, t.disk, t.s.Partitions, t.s.Facts, filepath.Join(t.dir, "image"))
 	if err != nil {
 		return nil, "", failed(adaptFailure(err))
 	}
-	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe})
+	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: args})
 	if err == nil {
 		kernel = filepath.Join(t.dir, "kernel")
 		err = img.Export(report.Kernel.File, kernel)

@@ -139,6 +139,33 @@ func TestRunTellsHostFromPoint(t *testing.T) {
 	}
 }
 
+func TestTurnsComeInOrder(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{WorkDir: filepath.Join(dir, "work"), ResultDir: filepath.Join(dir, "results"), Probe: "none", Parallel: 1}
+	var subjects []Subject
+	var got []dr.ServerName
+	for _, name := range []dr.ServerName{"c", "a", "b"} {
+		subjects = append(subjects, Subject{Server: name, Disk: filepath.Join(dir, "none.raw"), Facts: &agentpb.Facts{}})
+	}
+	o.Progress = func(u Update) {
+		if u.Result != nil {
+			got = append(got, u.Server)
+		}
+	}
+	if _, err := Run(t.Context(), subjects, o); err == nil || fmt.Sprint(got) != "[c a b]" {
+		t.Errorf("turns of %v, %v", got, err)
+	}
+}
+
+func TestOnlyEmulatedMachinesHoldBack(t *testing.T) {
+	for accel, want := range map[vm.Accel]int{vm.TCG: len(heldBack()), vm.KVM: 0} {
+		tu := &turn{d: &drills{o: Options{Accelerator: accel}}, r: &Result{HeldBack: []HeldBack{{"stale", "of an attempt before"}}}}
+		if args := tu.holdBack(); len(args) != want || len(tu.r.HeldBack) != want {
+			t.Errorf("%s: arguments %v, on record %v", accel, args, tu.r.HeldBack)
+		}
+	}
+}
+
 func TestAdaptFailures(t *testing.T) {
 	if f := adaptFailure(fmt.Errorf("kernel: %w", adapt.ErrNoKernel)); f.host || !strings.Contains(f.hint, "virtio") {
 		t.Errorf("no kernel: %+v", f)

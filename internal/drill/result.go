@@ -22,6 +22,13 @@ type Check struct {
 	Detail  string     `json:"detail,omitempty"`
 }
 
+// HeldBack is something that a drill keeps a machine from doing, by an argument of
+// its kernel, because it takes time and proves nothing.
+type HeldBack struct {
+	Arg  string `json:"arg"`
+	What string `json:"what"`
+}
+
 // Result is what a drill found out about one recovery point. It is proven when
 // Outcome is done; unknown means that this host failed, not the point.
 type Result struct {
@@ -40,6 +47,7 @@ type Result struct {
 	Hint        string         `json:"hint,omitempty"`  // what to try
 	HostFault   bool           `json:"host_fault,omitempty"`
 	Notes       []string       `json:"notes,omitempty"`
+	HeldBack    []HeldBack     `json:"held_back,omitempty"` // what the source does and this machine did not
 	Adaptation  *adapt.Report  `json:"adaptation,omitempty"`
 	SerialLog   string         `json:"serial_log,omitempty"`
 	Screenshot  string         `json:"screenshot,omitempty"`

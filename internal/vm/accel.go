@@ -35,6 +35,10 @@ func Accelerator(ctx context.Context, want Accel, kernel, dir string) (a Accel, 
 	return KVM, ""
 }
 
+// Emulated reports whether machines that want a are certain, without a trial, to
+// be emulated.
+func Emulated(a Accel) bool { return a == TCG || a != KVM && kvmOpens() != nil }
+
 func kvmOpens() error {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {

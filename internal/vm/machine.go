@@ -171,19 +171,6 @@ func (m *Machine) Screenshot(ctx context.Context, path string) error {
 	return m.qmp.Run(ctx, "screendump", args, nil)
 }
 
-// PowerDown presses the power button and waits until the machine is off.
-func (m *Machine) PowerDown(ctx context.Context) error {
-	if err := m.qmp.Run(ctx, "system_powerdown", nil, nil); err != nil {
-		return err
-	}
-	select {
-	case <-m.exited:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("power down machine %s: %w", m.spec.Name, ctx.Err())
-	}
-}
-
 // Close ends the machine at once and removes its files. It may be called again.
 func (m *Machine) Close() error {
 	var err error

@@ -44,7 +44,7 @@ func TestArgsLeadNowhere(t *testing.T) {
 			t.Errorf("arguments have %q: %s", way, all)
 		}
 	}
-	for _, want := range []string{"-nodefaults", "socket,id=net0,fd=6", "socket,id=net1,fd=7", "tcg,tb-size=64"} {
+	for _, want := range []string{"-nodefaults", "socket,id=net0,fd=6", "socket,id=net1,fd=7", "tcg,tb-size=128"} {
 		if !slices.Contains(args, want) {
 			t.Errorf("no argument %q: %s", want, all)
 		}

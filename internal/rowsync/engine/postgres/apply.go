@@ -336,7 +336,7 @@ func (a *apply) upsert(ctx context.Context, s *shape, rows []engine.Row, unset [
 			insertable = insertable && s.columns[i].filled
 			continue
 		}
-		values = append(values, "u."+fieldName(len(places))+"::"+s.types[i])
+		values = append(values, s.cast("u."+fieldName(len(places)), i))
 		names = append(names, n)
 		places = append(places, i)
 		if !s.columns[i].always {
@@ -392,7 +392,7 @@ func (a *apply) update(ctx context.Context, s *shape, rows []engine.Row, unset [
 	var sets []string
 	for i, n := range s.names {
 		if !unset[i] && !s.columns[i].always && !slices.Contains(s.key, i) {
-			sets = append(sets, n+" = u."+fieldName(len(places))+"::"+s.types[i])
+			sets = append(sets, n+" = "+s.cast("u."+fieldName(len(places)), i))
 			places = append(places, i)
 		}
 	}

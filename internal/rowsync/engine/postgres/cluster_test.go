@@ -188,8 +188,8 @@ type ends struct {
 	d        engine.Target
 }
 
-// open makes a database at both servers, with some DDL in each.
-func open2(t testing.TB, ddl string) *ends {
+// needServers starts the pair, once.
+func needServers(t testing.TB) {
 	t.Helper()
 	servers.once.Do(servers.start)
 	if binDir() == "" {
@@ -198,6 +198,12 @@ func open2(t testing.TB, ddl string) *ends {
 	if servers.err != nil {
 		t.Fatal(servers.err)
 	}
+}
+
+// open2 makes a database at both servers, with some DDL in each.
+func open2(t testing.TB, ddl string) *ends {
+	t.Helper()
+	needServers(t)
 	servers.dbs++
 	e := &ends{t: t, name: fmt.Sprintf("db%d", servers.dbs)}
 	e.src, e.dst = servers.src.dsn(e.name), servers.dst.dsn(e.name)

@@ -19,7 +19,7 @@ func (a *apply) displace(ctx context.Context, s *shape, rows []engine.Row, writt
 		}
 		cols := make([]string, n)
 		for i := range n {
-			cols[i] = "u." + fieldName(i) + "::" + s.types[i] + " AS " + s.names[i]
+			cols[i] = s.cast("u."+fieldName(i), i) + " AS " + s.names[i]
 		}
 		sql := s.collide(c, "(SELECT "+strings.Join(cols, ", ")+" FROM "+unpack(n, 0, "u")+")")
 		err := chunks(rows, func(part []engine.Row) error {
@@ -116,7 +116,7 @@ func (a *apply) applyWhole(ctx context.Context, s *shape, n *outcome) error {
 func (a *apply) insertWhole(ctx context.Context, s *shape, rows []engine.Row) error {
 	values := make([]string, len(s.names))
 	for i := range s.names {
-		values[i] = "u." + fieldName(i) + "::" + s.types[i]
+		values[i] = s.cast("u."+fieldName(i), i)
 	}
 	sql := "INSERT INTO " + qualified(s.rel.Name) + " (" + strings.Join(s.names, ", ") + ") OVERRIDING SYSTEM VALUE SELECT " +
 		strings.Join(values, ", ") + " FROM " + unpack(len(s.names), 0, "u")

@@ -150,11 +150,12 @@ func (l *loader) types(ctx context.Context) error {
 	return err
 }
 
-// OIDs below stable are the same in every cluster.
+// OIDs below stable are the same in every cluster; the others are some of them.
 const (
-	stable   = 10000
-	xmlOID   = 142
-	xmlArray = 143
+	stable      = 10000
+	xmlOID      = 142
+	xmlArray    = 143
+	regclassOID = 2205
 )
 
 // direct reports whether the binary form of a type is the same at every cluster and

@@ -32,8 +32,9 @@ func (r *reader) Bounds(ctx context.Context, t *engine.Table, from engine.Row, r
 		lo = params(len(s.key), 0)
 	}
 	keys := s.keyList()
-	sql := fmt.Sprintf("SELECT %s FROM (SELECT %s, row_number() OVER (ORDER BY %s) AS leeward_n FROM %s%s ORDER BY %s LIMIT %d) t WHERE leeward_n %% %d = 0 ORDER BY leeward_n",
-		keys, keys, keys, s.from, s.within(lo, nil), keys, int64(rows)*int64(limit), rows)
+	// The last row ends no bucket: the bucket that it is in has no end.
+	sql := fmt.Sprintf("SELECT %s FROM (SELECT %s, row_number() OVER w AS leeward_n, lead(1) OVER w AS leeward_next FROM (SELECT %s FROM %s%s ORDER BY %s LIMIT %d) t WINDOW w AS (ORDER BY %s)) t WHERE leeward_n %% %d = 0 AND leeward_next IS NOT NULL ORDER BY leeward_n",
+		keys, keys, keys, s.from, s.within(lo, nil), keys, int64(rows)*int64(limit)+1, keys, rows)
 	var out []engine.Row
 	err = r.each(ctx, sql, from, nil, func(v [][]byte) bool {
 		out = append(out, clone(v))

@@ -99,11 +99,20 @@ func (s *shape) all(alias string) string {
 	return strings.Join(parts, ", ")
 }
 
+// cast spells that text is a value of a column's type. Of the types of the catalogue
+// only regclass has a cast from text that does not read all that it prints.
+func (s *shape) cast(text string, col int) string {
+	if s.columns[col].typ != regclassOID {
+		return text + "::" + s.types[col]
+	}
+	return "(CASE WHEN " + text + " = '-' THEN 0::regclass WHEN " + text + " ~ '^[0-9]+$' THEN " + text + "::oid::regclass ELSE " + text + "::regclass END)"
+}
+
 // compare spells "key op (values)"; values are expressions of text.
 func (s *shape) compare(op string, values []string) string {
 	cast := make([]string, len(values))
 	for i, v := range values {
-		cast[i] = v + "::" + s.types[s.key[i]]
+		cast[i] = s.cast(v, s.key[i])
 	}
 	if len(cast) == 1 {
 		return s.keyList() + " " + op + " " + cast[0]
@@ -135,7 +144,7 @@ func (s *shape) match() string {
 		return s.image("t") + " = " + s.imageOf("u")
 	}
 	for i, k := range s.key {
-		parts = append(parts, "t."+s.names[k]+" = u."+fieldName(i)+"::"+s.types[k])
+		parts = append(parts, "t."+s.names[k]+" = "+s.cast("u."+fieldName(i), k))
 	}
 	return strings.Join(parts, " AND ")
 }
@@ -144,7 +153,7 @@ func (s *shape) match() string {
 func (s *shape) imageOf(alias string) string {
 	parts := make([]string, len(s.names))
 	for i := range s.names {
-		parts[i] = strings.Replace(s.columns[i].image, "%s", alias+"."+fieldName(i)+"::"+s.types[i], 1)
+		parts[i] = strings.Replace(s.columns[i].image, "%s", s.cast(alias+"."+fieldName(i), i), 1)
 	}
 	return "record_send(ROW(" + strings.Join(parts, ", ") + "))"
 }

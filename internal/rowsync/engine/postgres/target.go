@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -37,7 +38,7 @@ const ownTables = `SELECT pg_advisory_xact_lock(7310868736120254);
 CREATE SCHEMA IF NOT EXISTS leeward;
 CREATE TABLE IF NOT EXISTS leeward.stream (stream text PRIMARY KEY, pos text NOT NULL, phase text NOT NULL, until text NOT NULL,
 	epoch text NOT NULL, fingerprint text NOT NULL, source_time bigint, serial bigint NOT NULL);
-CREATE TABLE IF NOT EXISTS leeward.progress (stream text, schema text, name text, upto text[], done boolean NOT NULL,
+CREATE TABLE IF NOT EXISTS leeward.progress (stream text, schema text, name text, upto text[] /* hexadecimal */, done boolean NOT NULL,
 	PRIMARY KEY (stream, schema, name));
 CREATE TABLE IF NOT EXISTS leeward.counter (stream text, kind text, schema text, name text, col text, value text NOT NULL,
 	PRIMARY KEY (stream, kind, schema, name, col));
@@ -112,7 +113,7 @@ func (t *target) SetProgress(ctx context.Context, stream string, n engine.Name, 
 	defer t.catalog.give(c)
 	var upto []byte
 	if p.UpTo != nil {
-		upto = textArray(len(p.UpTo), func(i int) []byte { return p.UpTo[i] })
+		upto = textArray(len(p.UpTo), func(i int) []byte { return []byte(hex.EncodeToString(p.UpTo[i])) })
 	}
 	r := c.ExecParams(ctx, `INSERT INTO leeward.progress VALUES ($1, $2, $3, $4::text[], $5)
 		ON CONFLICT (stream, schema, name) DO UPDATE SET upto = EXCLUDED.upto, done = EXCLUDED.done`,
@@ -136,7 +137,11 @@ func (t *target) Progress(ctx context.Context, stream string) (map[engine.Name]e
 		p := engine.Progress{Done: truth(v[3])}
 		if v[2] != nil {
 			for _, s := range parseArray(string(v[2])) {
-				p.UpTo = append(p.UpTo, []byte(s))
+				b, err := hex.DecodeString(s)
+				if err != nil {
+					return nil, fmt.Errorf("read progress of %s: %w", stream, err)
+				}
+				p.UpTo = append(p.UpTo, b)
 			}
 		}
 		out[engine.Name{Schema: string(v[0]), Name: string(v[1])}] = p

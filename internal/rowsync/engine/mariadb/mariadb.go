@@ -164,6 +164,7 @@ func parseDSN(dsn string) (*mysql.Config, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 15 * time.Second
 	}
+	cfg.Logger = &mysql.NopLogger{} // what goes wrong is returned
 	cfg.ParseTime, cfg.InterpolateParams, cfg.MultiStatements = false, true, false
 	// How large a packet may be is asked of the server.
 	cfg.MaxAllowedPacket = 0

@@ -63,6 +63,17 @@ func (r reader) Bounds(ctx context.Context, t *engine.Table, from engine.Row, ro
 	if err != nil {
 		return nil, false, fmt.Errorf("read bounds of %s: %w", t.Name, err)
 	}
+	if len(out) == 0 {
+		return nil, true, nil
+	}
+	more := false
+	q = fmt.Sprintf("SELECT 1 FROM %s%s WHERE %s LIMIT 1", ident(t.Name.Name), force(t), within("", key, engine.Range{From: out[len(out)-1]}))
+	if err := r.each(ctx, q, func(engine.Row) error { more = true; return nil }); err != nil {
+		return nil, false, fmt.Errorf("read bounds of %s: %w", t.Name, err)
+	}
+	if !more {
+		return out[:len(out)-1], true, nil // the last bucket has no bound
+	}
 	return out, len(out) < limit, nil
 }
 

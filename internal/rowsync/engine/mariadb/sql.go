@@ -59,6 +59,9 @@ func (c column) expr(prefix string) string {
 		return "CAST(" + name + " AS BINARY(16))"
 	case c.kind == inet4:
 		return "CAST(" + name + " AS BINARY(4))"
+	case c.kind == year:
+		// The text of 0000 is 0, which means 2000 where it is read.
+		return "LPAD(" + name + ", 4, '0')"
 	case c.zerofill:
 		return "(" + name + " + 0)"
 	}

@@ -51,12 +51,20 @@ type database struct {
 const packetSize = 16383
 
 func open(ctx context.Context, o engine.Options) (*database, error) {
+	return openDatabase(ctx, o, "")
+}
+
+// openDatabase opens the database called name instead of the one that the DSN names.
+func openDatabase(ctx context.Context, o engine.Options, name string) (*database, error) {
 	cfg, err := msdsn.Parse(o.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("read the DSN: %w", err)
 	}
 	if o.Password != "" {
 		cfg.Password = o.Password
+	}
+	if name != "" {
+		cfg.Database = name
 	}
 	cfg.Encoding.Timezone, cfg.Encoding.GuidConversion = time.UTC, false
 	if cfg.PacketSize <= 4096 {

@@ -68,6 +68,9 @@ type pairOf struct {
 var shared = map[string]*pairOf{"postgres": {}, "mariadb": {}}
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
+	}
 	code := m.Run()
 	for _, p := range shared {
 		for _, s := range []*server{p.src, p.dst} {

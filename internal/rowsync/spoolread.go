@@ -205,3 +205,41 @@ func (r *spoolReader) close() error {
 	r.file = nil
 	return err
 }
+
+// peekSpool looks at a spool that another process may be writing: the newest whole
+// transaction there, and the bytes of all segments.
+func peekSpool(dir string) (engine.Pos, int64, error) {
+	ns, err := segments(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	var used int64
+	var newest engine.Pos
+	for i, n := range ns {
+		f, err := os.Open(segmentPath(dir, n))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was applied meanwhile
+		}
+		if err != nil {
+			return newest, used, fmt.Errorf("read the spool: %w", err)
+		}
+		fi, err := f.Stat()
+		if err == nil {
+			used += fi.Size()
+		}
+		if err == nil && i == len(ns)-1 {
+			var last landing
+			if _, _, last, err = lastWhole(f); err == nil {
+				newest = last.Pos
+			}
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, errRecord) {
+			return newest, used, fmt.Errorf("read the spool: %w", err)
+		}
+	}
+	return newest, used, nil
+}

@@ -1,0 +1,160 @@
+package rowsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/rowsync/engine"
+)
+
+// sampleBuckets is how many buckets of each table an assessment compares, in runs at
+// its beginning: a table's end is where a clone is stale most, so the estimate of what
+// lies there comes from the counts of rows.
+const sampleBuckets = 256
+
+// Assessment is what replicating a database would meet. Making it changes nothing.
+type Assessment struct {
+	Capture  string // how changes would be captured, and why
+	Phase    engine.Phase
+	Findings []engine.Finding
+	Missing  []engine.Object // definitions that would be made at the target
+	Tables   []TableEstimate
+	Bytes    int64 // of all rows at the source, as they would be written
+	// Differing is an estimate of the bytes that would be sent.
+	Differing int64
+	Took      time.Duration
+}
+
+// TableEstimate is what is to be expected of one table.
+type TableEstimate struct {
+	Name        engine.Name
+	Rows, Bytes int64   // at the source; estimates, -1 where unknown
+	TargetRows  int64   // at the target; an estimate
+	Sampled     int64   // rows that were compared
+	Share       float64 // of rows that differ or are missing, reckoned from those
+	Keyless     bool
+	Absent      bool // the target lacks the table
+}
+
+// Assess looks at both ends: what stands in the way, what would be made, how much
+// there is and, from a sample, how much of it differs.
+func (r *Replicator) Assess(ctx context.Context) (Assessment, error) {
+	begun := time.Now()
+	var a Assessment
+	src, dst, err := r.ends(ctx)
+	if err != nil {
+		return a, err
+	}
+	if a.Capture, err = src.Capture(ctx); err != nil {
+		return a, fmt.Errorf("look how changes can be captured: %w", err)
+	}
+	st, err := dst.State(ctx, r.cfg.Stream)
+	if err != nil {
+		return a, fmt.Errorf("read the target's position: %w", err)
+	}
+	a.Phase = st.Phase
+	s, err := src.Schema(ctx)
+	if err != nil {
+		return a, fmt.Errorf("read the definitions of the source: %w", err)
+	}
+	d, err := dst.Schema(ctx)
+	if err != nil {
+		return a, fmt.Errorf("read the definitions of the target: %w", err)
+	}
+	c := compareSchemas(s, d)
+	a.Missing = c.missing
+	found, err := r.check(ctx, c.pairs)
+	if err != nil {
+		return a, err
+	}
+	a.Findings = append(c.findings, found...)
+	if err := r.estimate(ctx, &a, s, c); err != nil {
+		return a, err
+	}
+	a.Took = time.Since(begun)
+	return a, nil
+}
+
+func (r *Replicator) estimate(ctx context.Context, a *Assessment, s *engine.Schema, c comparison) error {
+	at := map[engine.Name]pair{}
+	for _, p := range c.pairs {
+		at[p.src.Name] = p
+	}
+	for _, t := range s.Tables {
+		if t.Refused != "" {
+			continue
+		}
+		e := TableEstimate{Name: t.Name, Rows: t.Rows, Bytes: t.Bytes, Keyless: t.Key == nil, Share: 1}
+		if p, ok := at[t.Name]; ok {
+			e.TargetRows = p.dst.Rows
+			if err := r.sample(ctx, p, &e); err != nil {
+				return err
+			}
+		} else {
+			e.Absent = true
+		}
+		a.Bytes += max(0, e.Bytes)
+		a.Differing += int64(e.Share * float64(max(0, e.Bytes)))
+		a.Tables = append(a.Tables, e)
+	}
+	return nil
+}
+
+// errSampled ends a walk that has seen enough.
+var errSampled = errors.New("enough was sampled")
+
+// sample compares the first buckets of a table and reckons the share that differs.
+func (r *Replicator) sample(ctx context.Context, p pair, e *TableEstimate) error {
+	if p.src.Key == nil {
+		return nil
+	}
+	src, dst := r.src, r.dst
+	if empty, err := isEmpty(ctx, dst, p.dst); err != nil || empty {
+		e.TargetRows = 0
+		return err
+	}
+	var rows, differ, there int64
+	buckets := 0
+	err := walk(ctx, src, dst, p, nil, func(u unit) error {
+		var b batch
+		for i := range u.src {
+			rows, there = rows+u.src[i].Rows, there+u.dst[i].Rows
+			if u.src[i] != u.dst[i] {
+				b.add(u.bucket(i), u.src[i].Rows, u.dst[i].Rows)
+			}
+		}
+		if buckets += len(u.src); b.src > 10*batchRows {
+			differ += b.src // many rows that the target has nothing of: not listed
+		} else if len(b.ranges) > 0 {
+			send, _, err := differing(ctx, src, dst, p, b.ranges)
+			if err != nil {
+				return err
+			}
+			differ += int64(len(send))
+		}
+		if buckets >= sampleBuckets {
+			return errSampled
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errSampled) {
+		return fmt.Errorf("sample %s: %w", p.src.Name, err)
+	}
+	e.Sampled = rows
+	if rows > 0 {
+		e.Share = float64(differ) / float64(rows)
+	} else {
+		e.Share = 0
+	}
+	if err == nil {
+		e.Rows, e.TargetRows = rows, there // all of it was seen
+		return nil
+	}
+	// Rows that the target lacks are missing at its end mostly.
+	if lacks := p.src.Rows - p.dst.Rows; lacks > 0 && p.src.Rows > 0 {
+		e.Share = min(1, e.Share+float64(lacks)/float64(p.src.Rows))
+	}
+	return nil
+}

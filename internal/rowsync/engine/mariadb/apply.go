@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"io"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -29,6 +31,7 @@ type apply struct {
 	displaced map[engine.Name][]engine.Row
 	checks    bool // foreign keys are checked at the moment
 	ended     bool
+	counted   map[string]string // counters that this transaction stores
 }
 
 var _ engine.Apply = (*apply)(nil)
@@ -43,7 +46,7 @@ func (t *Target) Begin(ctx context.Context, from engine.State, tables []*engine.
 	if err != nil {
 		return nil, err
 	}
-	x := &apply{t: t, a: a, from: from, tables: map[string]*engine.Table{}, shapes: shapes, displaced: map[engine.Name][]engine.Row{}}
+	x := &apply{t: t, a: a, from: from, tables: map[string]*engine.Table{}, shapes: shapes, displaced: map[engine.Name][]engine.Row{}, counted: map[string]string{}}
 	for _, tab := range tables {
 		x.tables[tab.Name.Name] = tab
 	}
@@ -150,14 +153,36 @@ func (x *apply) keys(ctx context.Context, on bool) error {
 // Displaced implements engine.Apply.
 func (x *apply) Displaced() map[engine.Name][]engine.Row { return x.displaced }
 
-// Counters implements engine.Apply.
+// Counters implements engine.Apply. Those that stand as they were stored last cost
+// nothing.
 func (x *apply) Counters(ctx context.Context, cs []engine.Counter) error {
+	var q strings.Builder
+	x.t.mu.Lock()
 	for _, c := range cs {
-		_, err := x.a.conn.ExecContext(ctx, `INSERT INTO leeward.counter VALUES (?, ?, ?, ?, ?, ?)
-			ON DUPLICATE KEY UPDATE value = VALUES(value)`, x.t.db, x.from.Stream, c.Kind, c.Name.Name, c.Column, c.Value)
-		if err != nil {
-			return fmt.Errorf("store counter of %s: %w", c.Name, explain(err))
+		id := strings.Join([]string{x.from.Stream, c.Kind, c.Name.Name, c.Column}, "\x00")
+		if x.t.counted[id] == c.Value {
+			continue
 		}
+		x.counted[id] = c.Value
+		if q.Len() > 0 {
+			q.WriteString(", ")
+		}
+		q.WriteByte('(')
+		for i, v := range []string{x.t.db, x.from.Stream, c.Kind, c.Name.Name, c.Column, c.Value} {
+			if i > 0 {
+				q.WriteString(", ")
+			}
+			q.WriteString(quoteText(v))
+		}
+		q.WriteByte(')')
+	}
+	x.t.mu.Unlock()
+	if q.Len() == 0 {
+		return nil
+	}
+	err := x.exec(ctx, "INSERT INTO leeward.counter VALUES "+q.String()+" ON DUPLICATE KEY UPDATE value = VALUES(value)")
+	if err != nil {
+		return fmt.Errorf("store counters: %w", err)
 	}
 	return nil
 }
@@ -187,6 +212,7 @@ func (x *apply) Commit(ctx context.Context, to engine.State) (engine.State, erro
 	x.ended = true
 	x.t.mu.Lock()
 	x.t.idle = append(x.t.idle, x.a)
+	maps.Copy(x.t.counted, x.counted)
 	x.t.mu.Unlock()
 	return to, nil
 }

@@ -54,7 +54,7 @@ func (Driver) Target(ctx context.Context, o engine.Options) (engine.Target, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Target{server: s, reader: reader{conns: pool{s.data}}}, nil
+	return &Target{server: s, reader: reader{conns: pool{s.data}}, counted: map[string]string{}}, nil
 }
 
 // server is one database of one server.

@@ -3,6 +3,7 @@ package mariadb
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -19,6 +20,16 @@ type shape struct {
 type unique struct {
 	name  string
 	parts []part
+}
+
+// derived tells whether the index has a column that does not travel.
+func (u unique) derived(cols []column) bool {
+	for _, p := range u.parts {
+		if !slices.ContainsFunc(cols, func(c column) bool { return c.Name == p.column }) {
+			return true
+		}
+	}
+	return false
 }
 
 type part struct {

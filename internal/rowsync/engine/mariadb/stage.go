@@ -94,6 +94,9 @@ func (x *apply) stage(ctx context.Context, t *engine.Table, rows []engine.Row) (
 // upsert brings rows into a table: those with the same key are changed, others are
 // added. Rows of other keys that hold a unique value of theirs are deleted first.
 func (x *apply) upsert(ctx context.Context, t *engine.Table, rows []engine.Row) error {
+	if x.fewEnough(t, rows) {
+		return x.upsertFew(ctx, t, rows)
+	}
 	from, err := x.stage(ctx, t, rows)
 	if err != nil {
 		return err
@@ -130,6 +133,9 @@ func (x *apply) combine(ctx context.Context, t *engine.Table, from string) (st e
 			" ON DUPLICATE KEY UPDATE "+strings.Join(set, ", "))
 	}
 	for _, u := range uniques {
+		if u.derived(cols) {
+			continue // a collision is refused by the server
+		}
 		if err := x.displace(ctx, t, u, from); err != nil {
 			return st, err
 		}

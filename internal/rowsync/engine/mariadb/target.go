@@ -21,6 +21,8 @@ type Target struct {
 	mu     sync.Mutex
 	idle   []*applier // sessions with their staging tables, for the next Begin
 	shapes map[string]*shape
+	// counted is what the counters were stored as last, to store what is new alone.
+	counted map[string]string
 }
 
 var _ engine.Target = (*Target)(nil)
@@ -151,6 +153,9 @@ func (t *Target) Progress(ctx context.Context, stream string) (map[engine.Name]e
 // Forget implements engine.Record. What Standby held off stays remembered: it is of
 // the database, not of the stream.
 func (t *Target) Forget(ctx context.Context, stream string) error {
+	t.mu.Lock()
+	clear(t.counted)
+	t.mu.Unlock()
 	for _, table := range []string{"stream", "progress", "counter", "watch"} {
 		_, err := t.text.ExecContext(ctx, "DELETE FROM leeward."+table+" WHERE db = ? AND name = ?", t.db, stream)
 		if err != nil && !absent(err) {

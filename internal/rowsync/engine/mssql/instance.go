@@ -30,7 +30,6 @@ type jobStep struct {
 	onSuccess, onSuccessStep int64
 	onFail, onFailStep       int64
 	retries, interval        int64
-	proxy                    bool
 }
 
 // jobSchedule holds enabled and the freq_ and active_ columns, in their order.

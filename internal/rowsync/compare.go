@@ -158,8 +158,10 @@ func bothDigests(ctx context.Context, src, dst engine.Reader, p pair, u unit) (a
 type comparing struct {
 	h       *hand
 	p       pair
-	most    bool // of the rows looked at last, most differed
-	skipped int  // batches copied unseen since then
+	rows    int64 // sent so far
+	bytes   int64 // of them
+	most    bool  // of the rows looked at last, most differed
+	skipped int   // batches copied unseen since then
 }
 
 // batch is neighbouring and other buckets that differ.
@@ -239,7 +241,8 @@ func (c *comparing) fill(ctx context.Context, r engine.Range, src, dst int64) er
 
 // settle makes a batch equal, looking closer where that spares more than it costs.
 func (c *comparing) settle(ctx context.Context, b batch) error {
-	narrow := c.p.src.Rows > 0 && c.p.src.Bytes > 0 && c.p.src.Bytes/c.p.src.Rows < narrowRow
+	// What was sent so far tells how wide rows are; an engine's estimate may not.
+	narrow := c.rows >= maxKeys/4 && c.bytes/c.rows < narrowRow
 	if c.h.s.r.cfg.LostRows == nil && (narrow || c.most && c.skipped < probeEvery) {
 		c.skipped++
 		for i, r := range b.ranges {
@@ -282,6 +285,7 @@ func (c *comparing) keys(ctx context.Context, b batch) error {
 	if err != nil {
 		return err
 	}
+	c.rows, c.bytes = c.rows+rows, c.bytes+bytes
 	c.h.s.r.meter.table(c.p.src.Name, func(t *TableStats) {
 		t.Sent += rows
 		t.Bytes += bytes

@@ -274,12 +274,10 @@ func (n *run) open(ctx context.Context) error {
 			return err
 		}
 	} else {
-		_, fresh, err := src.Prepare(ctx, n.r.cfg.Stream, sources(n.ps))
-		if err != nil {
+		// Where what captured changes was gone and is made again, or where nothing of it
+		// lasts at the source, Changes tells whether history reaches back.
+		if _, _, err := src.Prepare(ctx, n.r.cfg.Stream, sources(n.ps)); err != nil {
 			return fmt.Errorf("prepare capture: %w", err)
-		}
-		if fresh {
-			return &engine.Expired{Cause: "what captures changes at the source was gone and had to be made again"}
 		}
 		if err := dst.Standby(ctx, n.r.cfg.Stream, targets(n.ps)); err != nil {
 			return fmt.Errorf("make the target a standby: %w", err)

@@ -77,6 +77,7 @@ func TestPassOverStaleClone(t *testing.T) {
 		res := d.pass(d.replicator())
 		d.same()
 		s := res.Tables[tableOf(res, "items")]
+		t.Logf("%+v", s)
 		if s.Sent < 1015 || s.Sent > 1100 {
 			t.Errorf("%d rows were sent, want about the 1021 that differ", s.Sent)
 		}

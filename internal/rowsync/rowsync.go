@@ -203,7 +203,7 @@ func (r *Replicator) patient(ctx context.Context, what string, f func(context.Co
 // closed in between.
 func (r *Replicator) policy(what string, leave bool) retry.Policy {
 	return retry.Policy{
-		Temporary: engine.Temporary, First: 200 * time.Millisecond, Max: 15 * time.Second,
+		Temporary: engine.Temporary, First: 200 * time.Millisecond, Max: 5 * time.Second,
 		Notify: func(err error, in time.Duration) {
 			r.log.Warn("waiting to try again", "what", what, "error", err, "in", in)
 			r.meter.waiting(what, err)

@@ -172,10 +172,10 @@ func mariadbKind() *kind {
 		name: "mariadb", driver: mariadb.Driver{}, user: "mysql", begin: "BEGIN",
 		identity: "INT AUTO_INCREMENT",
 		install: func(s *server) *exec.Cmd {
-			return exec.Command("mariadb-install-db", "--no-defaults", "--datadir="+data(s), "--auth-root-authentication-method=normal", "--skip-test-db")
+			return exec.Command("mariadb-install-db", "--no-defaults", "--datadir="+data(s), "--auth-root-authentication-method=normal", "--skip-test-db", "--tmpdir="+s.dir)
 		},
 		run: func(s *server) *exec.Cmd {
-			return exec.Command("mariadbd", "--no-defaults", "--datadir="+data(s), "--socket="+filepath.Join(s.dir, "s"), "--port="+strconv.Itoa(s.port),
+			return exec.Command("mariadbd", "--no-defaults", "--datadir="+data(s), "--tmpdir="+s.dir, "--socket="+filepath.Join(s.dir, "s"), "--port="+strconv.Itoa(s.port),
 				"--bind-address=127.0.0.1", "--pid-file="+filepath.Join(s.dir, "pid"), "--server-id="+strconv.Itoa(s.id), "--log-bin=binlog",
 				"--binlog-format=ROW", "--binlog-row-image=FULL", "--binlog-row-metadata=FULL", "--gtid-strict-mode=1", "--log-slave-updates=1",
 				"--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=128M", "--performance-schema=0", "--max-allowed-packet=256M")

@@ -247,9 +247,12 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 	d.must(err)
 	defer out.Close()
 	defer func() {
+		b, _ := os.ReadFile(out.Name())
 		if t.Failed() {
-			b, _ := os.ReadFile(out.Name())
 			t.Logf("replicator: %s", b[max(0, len(b)-6000):])
+		}
+		if f := os.Getenv("LEEWARD_LOG"); f != "" {
+			os.WriteFile(f, b, 0o644)
 		}
 	}()
 	cmd := d.spawn(out)
@@ -258,10 +261,15 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 	go wait(cmd, died)
 	var whatDied []string
 	for i := range kills {
+		// Some come while it starts or seeds, most while it follows.
+		pause := time.Duration(100+r.IntN(600)) * time.Millisecond
+		if r.IntN(3) > 0 {
+			pause = time.Duration(2000+r.IntN(4000)) * time.Millisecond
+		}
 		select {
 		case <-died:
 			t.Fatalf("the replicator ended by itself before kill %d, after %v", i, whatDied)
-		case <-time.After(time.Duration(100+r.IntN(1500)) * time.Millisecond):
+		case <-time.After(pause):
 		}
 		who := []string{"replicator", "replicator", "source", "target"}[r.IntN(4)]
 		whatDied = append(whatDied, who)
@@ -341,4 +349,3 @@ func TestFollowUnderLoad(t *testing.T) {
 		}
 	})
 }
-

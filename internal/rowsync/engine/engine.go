@@ -132,7 +132,7 @@ type Catalog interface {
 }
 
 // Reader reads committed data of either end. Its methods may be called by several
-// goroutines.
+// goroutines. What iterators yield may be kept.
 type Reader interface {
 	// Bounds returns the keys that end buckets of about rows rows, in order, of at
 	// most limit buckets after the key from. end is true when the table ends within
@@ -197,7 +197,9 @@ type Feed interface {
 	// Prepare makes what capture needs (slot, publication, triggers) for exactly these
 	// tables, and returns a position from which Changes will miss nothing. Calling it
 	// again keeps what is there; fresh is then false and pos is empty. Everything it
-	// makes is named after stream.
+	// makes is named after stream. A replicator calls it at every start and goes on
+	// from the position it has: where what captured changes was lost and is made again,
+	// Changes after that position must yield Expired.
 	Prepare(ctx context.Context, stream string, tables []*Table) (pos Pos, fresh bool, err error)
 	// Changes yields what was committed after a position, in the order of commits,
 	// until ctx ends, waiting for more when there is none. It yields a Piece with a
@@ -302,7 +304,8 @@ type State struct {
 // Phase of a stream at its target.
 type Phase string
 
-// A target is empty or stale before Seeding, on its way during it, and a state the
+// A target is empty or stale before Seeding, on its way during it (without Until while
+// rows are compared, with it while changes catch up), and a state the
 // source really had from Following on. Partial is between the parts of a transaction
 // too large for one. A Primary is written by applications; nothing may be applied.
 const (
@@ -367,7 +370,8 @@ type Apply interface {
 	// of the way; their keys are in Displaced.
 	Changes(ctx context.Context, cs []Change) error
 	// Import makes the selected rows those that r holds, as Export wrote them: others
-	// within the selection go. empty promises that the table had no rows before.
+	// within the selection go. empty promises that there are none within the selection,
+	// and none elsewhere in the table but those that the same seed brought.
 	Import(ctx context.Context, t *Table, s Selection, r io.Reader, empty bool) (Stats, error)
 	// Delete removes rows by key.
 	Delete(ctx context.Context, t *Table, keys []Row) (int64, error)

@@ -33,6 +33,13 @@ servers:
 		fmt.Fprintf(&config, "Host %s %s\n\tHostName %s\n\tUser %s\n\n", s.Name, s.Address, s.Address, s.User)
 		fmt.Fprintf(&estate, "  - {name: %s, host: %s, capture: files}\n", s.Name, s.Name)
 	}
+	if len(l.place.Databases) > 0 {
+		estate.WriteString("databases:\n")
+	}
+	for _, d := range l.place.Databases {
+		fmt.Fprintf(&estate, "  - name: %s\n    engine: %s\n    source: {dsn: %q, password_file: database.pass}\n    target: {dsn: %q, password_file: database.pass}\n",
+			d.Name, d.Engine, d.Source, d.Target)
+	}
 	fmt.Fprintf(&config, `Host *
 	IdentityFile %s
 	IdentitiesOnly yes
@@ -50,6 +57,7 @@ servers:
 		{"known_hosts", known.String(), 0o644},
 		{"ssh_config", config.String(), 0o644},
 		{"leeward.yaml", estate.String(), 0o644},
+		{"database.pass", databasePassword + "\n", 0o600},
 	} {
 		if err := os.WriteFile(l.place.path(f.name), []byte(f.text), f.mode); err != nil {
 			return fmt.Errorf("write access: %w", err)

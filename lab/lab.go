@@ -41,6 +41,10 @@ type Options struct {
 	Quiet   bool     // start no writers
 	NoWait  bool     // return while the guests boot; see WaitGuest
 
+	// NoDatabases leaves out Dallas's database servers, which hold stale clones of
+	// db1's and db2's.
+	NoDatabases bool
+
 	// Data gives a light server one more ext4 filesystem of so many bytes,
 	// sparse and empty, mounted at /data.
 	Data map[string]int64
@@ -195,6 +199,9 @@ func newLab(specs []Spec, images map[string]*image, o Options) (*Lab, error) {
 				Name: s.Name, Form: form, Address: s.Address(), User: s.User, Parts: images[s.Name].Parts,
 			})
 		}
+		if !o.NoDatabases {
+			st.Databases = databases(func(name string) bool { return images[name] != nil })
+		}
 	})
 	return l, err
 }
@@ -214,8 +221,12 @@ func (l *Lab) raise(ctx context.Context, specs []Spec, images map[string]*image,
 	for i, s := range specs {
 		wg.Go(func() { errs[i] = l.start(ctx, s, l.place.Servers[i], images[s.Name], o) })
 	}
+	var clones error
+	if len(l.place.Databases) > 0 {
+		wg.Go(func() { clones = l.startDallas(ctx) })
+	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, clones)...); err != nil {
 		return err
 	}
 	return l.place.update(func(st *state) { st.Ready = true })
@@ -394,16 +405,17 @@ func (l *Lab) Server(name string) (Server, error) {
 
 // Status is the state of the whole lab.
 type Status struct {
-	Dir     string   `json:"dir"`
-	Ready   bool     `json:"ready"` // false while it is raised, or when that was cut short
-	Rate    string   `json:"rate"`
-	Link    string   `json:"link"` // up, cut or absent
-	Servers []Server `json:"servers"`
+	Dir       string     `json:"dir"`
+	Ready     bool       `json:"ready"` // false while it is raised, or when that was cut short
+	Rate      string     `json:"rate"`
+	Link      string     `json:"link"` // up, cut or absent
+	Servers   []Server   `json:"servers"`
+	Databases []Database `json:"databases,omitempty"`
 }
 
 // Status observes the lab.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
-	st := Status{Dir: l.place.dir, Ready: l.place.Ready, Rate: l.place.Rate, Link: "absent"}
+	st := Status{Dir: l.place.dir, Ready: l.place.Ready, Rate: l.place.Rate, Link: "absent", Databases: l.place.Databases}
 	if wan, err := readLink(ctx, miami, wanMiami); err == nil {
 		st.Link = "cut"
 		if slices.Contains(wan.Flags, "UP") {

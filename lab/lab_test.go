@@ -92,6 +92,7 @@ func TestLightLab(t *testing.T) {
 			t.Errorf("/data is %q, %v", out, err)
 		}
 	})
+	t.Run("clones", testClones)
 	t.Run("writers", func(t *testing.T) { testWriters(t, l) })
 	t.Run("second", func(t *testing.T) {
 		o.Dir = filepath.Join(t.TempDir(), "other")
@@ -119,6 +120,21 @@ func testServices(t *testing.T, l *Lab) {
 		out, err := l.Run(t.Context(), c.server, "sh", "-c", c.command)
 		if err != nil || strings.TrimSpace(out) != c.want {
 			t.Errorf("%s: %s says %q, %v; want %s", c.server, c.command, out, err, c.want)
+		}
+	}
+}
+
+// The target site holds stale clones of both databases.
+func testClones(t *testing.T) {
+	for _, c := range []struct {
+		argv []string
+		want string
+	}{
+		{[]string{"env", "PGPASSWORD=" + databasePassword, "psql", "-h", "127.0.0.1", "-U", "leeward", "-Atc", "SELECT count(*) FROM orders", "shop"}, "17949"},
+		{[]string{"mariadb", "--no-defaults", "-h", "127.0.0.1", "-u", "leeward", "-p" + databasePassword, "-Ne", "SELECT count(*) FROM readings", "plant"}, "8949"},
+	} {
+		if got := strings.TrimSpace(inDallas(t, c.argv...)); got != c.want {
+			t.Errorf("%v says %q, want %s", c.argv, got, c.want)
 		}
 	}
 }

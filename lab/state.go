@@ -27,11 +27,13 @@ const stateVersion = 1
 // state is what `lab up` leaves on record for the other commands. It is written
 // before each thing it names exists, or while that thing still waits to begin.
 type state struct {
-	Version int       `json:"version"`
-	Created time.Time `json:"created"`
-	Rate    string    `json:"rate"`
-	Ready   bool      `json:"ready"`
-	Servers []*server `json:"servers"`
+	Version   int        `json:"version"`
+	Created   time.Time  `json:"created"`
+	Rate      string     `json:"rate"`
+	Ready     bool       `json:"ready"`
+	Servers   []*server  `json:"servers"`
+	Databases []Database `json:"databases,omitempty"`
+	Dallas    process    `json:"dallas"` // of the target site's database servers
 }
 
 // server is one server on record.

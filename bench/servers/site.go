@@ -44,7 +44,7 @@ func (b *bench) raise(ctx context.Context, servers []string, rate string, data m
 	}
 	var err error
 	s.lab, err = lab.Up(ctx, lab.Options{Dir: filepath.Join(b.dir, "lab"), Cache: b.cache, Rate: rate,
-		Servers: servers, Quiet: true, Data: data, Log: b.report.say})
+		Servers: servers, Quiet: true, NoDatabases: true, Data: data, Log: b.report.say})
 	if err == nil {
 		s.meter, err = newMeter(s.lab, filepath.Join(b.dir, "cgroup"), servers)
 	}

@@ -15,7 +15,7 @@ const MaxFrame = 8 << 20
 
 // packWindow is how far back in what it has packed a Packer looks for what it packs
 // now, in bytes.
-const packWindow = 8 << 20
+const packWindow = 4 << 20
 
 // Packer compresses the frames of one session with the effort that pays at the
 // moment: more while the wire is what everything waits for, less while the processor

@@ -106,13 +106,14 @@ func unknownCommand(name string) error {
 // call is one run of a command.
 type call struct {
 	Streams
-	command *command
-	rest    []string // arguments after the command's name
-	flags   *flag.FlagSet
-	config  string
-	json    bool
-	record  string // file that gets the result object too
-	started time.Time
+	command   *command
+	rest      []string // arguments after the command's name
+	flags     *flag.FlagSet
+	config    string
+	databases []string // that were selected, beside servers
+	json      bool
+	record    string // file that gets the result object too
+	started   time.Time
 
 	result any             // for the result object
 	render func(io.Writer) // the result for a person
@@ -169,16 +170,18 @@ func (c *call) parseNone() error {
 	return err
 }
 
-// estate reads the configuration and the servers that names select in it.
+// estate reads the configuration and the servers that names select in it; c.databases
+// are the databases.
 func (c *call) estate(names []string) (*config.Estate, []dr.ServerName, error) {
 	e, err := config.Load(c.config)
 	if err != nil {
 		return nil, nil, &configError{err}
 	}
-	selected, _, err := e.Select(names)
+	selected, databases, err := e.Select(names)
 	if err != nil {
 		return nil, nil, &configError{err}
 	}
+	c.databases = databases
 	return e, selected, nil
 }
 

@@ -151,7 +151,7 @@ func renderServerPlan(w io.Writer, s protect.ServerPlan) {
 	fmt.Fprintf(w, "%s  %s\n", s.Server, clean(s.System))
 	t := table{right: map[int]bool{2: true, 3: true}}
 	for _, f := range s.Filesystems {
-		t.row(clean(f.MountPoint), f.Type, size(f.Used)+" of "+size(f.Size), choose(f.Inodes > 0, entries(f.Inodes), ""), clean(f.Capture))
+		t.row(clean(f.MountPoint), f.Type, size(f.Used)+" of "+size(f.Size), choose(f.Inodes > 0, entries(f.Inodes, ""), ""), clean(f.Capture))
 	}
 	for _, l := range t.lines() {
 		fmt.Fprintln(w, in+l)

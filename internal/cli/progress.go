@@ -235,10 +235,12 @@ func serverLine(v serverState, nameWidth, width int, st style) string {
 // doneWords says what a finished pass came to.
 func doneWords(v serverState) string {
 	w := span(v.Took)
-	if v.BytesDone > 0 || v.FilesDone > 0 {
+	if v.Unit != "" && v.FilesDone > 0 {
+		w += fmt.Sprintf("   %s compared, %s changed", entries(v.Examined, v.Unit), entries(v.FilesDone, v.Unit))
+	} else if v.BytesDone > 0 || v.FilesDone > 0 {
 		w += fmt.Sprintf("   %s in %s", size(v.BytesDone), count(int(v.FilesDone), "file"))
 	} else if v.Examined > 0 {
-		w += fmt.Sprintf("   %s examined, nothing to copy", entries(v.Examined))
+		w += fmt.Sprintf("   %s examined, nothing to copy", entries(v.Examined, v.Unit))
 	}
 	if v.WireIn > 0 {
 		w += "   wire " + size(v.WireIn)
@@ -246,8 +248,12 @@ func doneWords(v serverState) string {
 	return w
 }
 
-func entries(n int64) string {
-	if n == 1 {
+// entries is a number of what unit calls one of; "" is entry.
+func entries(n int64, unit string) string {
+	switch {
+	case unit != "":
+		return count(int(n), unit)
+	case n == 1:
 		return "1 entry"
 	}
 	return number(n) + " entries"
@@ -257,9 +263,9 @@ func entries(n int64) string {
 func countWords(v serverState) string {
 	switch {
 	case v.Entries > 0 && v.Examined <= v.Entries:
-		return fmt.Sprintf("%s of %s entries", number(v.Examined), number(v.Entries))
+		return fmt.Sprintf("%s of %s", number(v.Examined), entries(v.Entries, v.Unit))
 	case v.Examined > 0:
-		return entries(v.Examined)
+		return entries(v.Examined, v.Unit)
 	}
 	return ""
 }

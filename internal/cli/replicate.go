@@ -16,8 +16,8 @@ func runReplicate(ctx context.Context, c *call) error {
 		return err
 	}
 	debug.SetGCPercent(50) // memory is worth more than the time it costs to collect
-	p := c.startProgress("replicate", selected)
-	res, err := protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p := c.startProgress("replicate", c.everything(selected))
+	res, err := protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})
 	p.Close()
 	if res == nil {
 		return err
@@ -25,6 +25,9 @@ func runReplicate(ctx context.Context, c *call) error {
 	var parts []dr.Outcome
 	for _, s := range res.Servers {
 		parts = append(parts, s.Outcome)
+	}
+	for _, d := range res.Databases {
+		parts = append(parts, d.Outcome)
 	}
 	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderRun(w, res) })
 	if err != nil {
@@ -48,23 +51,43 @@ func renderRun(w io.Writer, res *protect.RunResult) {
 		wire += x.WireIn + x.WireOut
 		parts = append(parts, s.Outcome)
 	}
-	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
+	if len(res.Servers) > 0 {
+		fmt.Fprintln(w)
+		for _, l := range t.lines() {
+			fmt.Fprintln(w, l)
+		}
 	}
 	for _, s := range res.Servers {
 		renderServerRun(w, s)
 	}
-	fmt.Fprintf(w, "\n%s in %s, %s on the wire\n", tally(parts), span(res.Duration), size(wire))
+	renderDatabaseRuns(w, res.Databases)
+	var rows []dr.Outcome
+	for _, d := range res.Databases {
+		rows = append(rows, d.Outcome)
+	}
+	fmt.Fprintf(w, "\n%s in %s%s\n", tallies(parts, rows), span(res.Duration), choose(wire > 0, ", "+size(wire)+" of files on the wire", ""))
+}
+
+// tallies is the tally of servers and that of databases, of which one may be empty.
+func tallies(servers, databases []dr.Outcome) string {
+	switch {
+	case len(databases) == 0:
+		return tally(servers)
+	case len(servers) == 0:
+		return tallyOf(databases, "database")
+	}
+	return tally(servers) + "; " + tallyOf(databases, "database")
 }
 
 // tally is "6 of 6 servers done" with whatever else there is.
-func tally(parts []dr.Outcome) string {
+func tally(parts []dr.Outcome) string { return tallyOf(parts, "server") }
+
+func tallyOf(parts []dr.Outcome, noun string) string {
 	n := map[dr.Outcome]int{}
 	for _, o := range parts {
 		n[o]++
 	}
-	s := fmt.Sprintf("%d of %s done", n[dr.Done], count(len(parts), "server"))
+	s := fmt.Sprintf("%d of %s done", n[dr.Done], count(len(parts), noun))
 	if n[dr.NotDone] > 0 {
 		s += fmt.Sprintf(", %d NOT DONE", n[dr.NotDone])
 	}

@@ -15,8 +15,8 @@ func runVerify(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	p := c.startProgress("verify", selected)
-	res, err := protect.Verify(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p := c.startProgress("verify", c.everything(selected))
+	res, err := protect.Verify(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})
 	p.Close()
 	if res == nil {
 		return err
@@ -24,6 +24,9 @@ func runVerify(ctx context.Context, c *call) error {
 	var parts []dr.Outcome
 	for _, s := range res.Servers {
 		parts = append(parts, s.Outcome)
+	}
+	for _, d := range res.Databases {
+		parts = append(parts, d.Outcome)
 	}
 	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderVerify(w, res) })
 	if err != nil {
@@ -41,17 +44,20 @@ func renderVerify(w io.Writer, res *protect.VerifyResult) {
 			number(int64(len(s.Volatile))), number(int64(len(s.Newer))), span(s.Duration))
 		parts = append(parts, s.Outcome)
 	}
-	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
+	if len(res.Servers) > 0 {
+		fmt.Fprintln(w)
+		for _, l := range t.lines() {
+			fmt.Fprintln(w, l)
+		}
 	}
 	for _, s := range res.Servers {
 		renderServerVerify(w, s)
 	}
-	if len(res.Patterns) > 0 {
+	rows := renderDatabaseVerifies(w, res.Databases)
+	if len(res.Servers) > 0 && len(res.Patterns) > 0 {
 		fmt.Fprintf(w, "\nvolatile, may differ: %s\n", strings.Join(res.Patterns, " "))
 	}
-	fmt.Fprintf(w, "\n%s in %s\n", strings.Replace(tally(parts), "done", "equal to the source", 1), span(res.Duration))
+	fmt.Fprintf(w, "\n%s in %s\n", strings.ReplaceAll(tallies(parts, rows), "done", "equal to the source"), span(res.Duration))
 }
 
 func verdict(s protect.ServerVerify) string {

@@ -140,9 +140,10 @@ type ServerRun struct {
 
 // VerifyResult is what verify found.
 type VerifyResult struct {
-	Servers  []ServerVerify `json:"servers"`
-	Patterns []string       `json:"volatile_patterns"` // what may differ
-	Duration time.Duration  `json:"duration_ns"`
+	Servers   []ServerVerify   `json:"servers"`
+	Databases []DatabaseVerify `json:"databases,omitempty"`
+	Patterns  []string         `json:"volatile_patterns"` // what may differ
+	Duration  time.Duration    `json:"duration_ns"`
 }
 
 // ServerVerify compares one source with its replica. Outcome is Done only where

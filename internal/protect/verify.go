@@ -38,7 +38,8 @@ var Volatile = []string{
 	"/root/.bash_history",
 }
 
-// Verify compares each named server with its replica, whole. Like Replicate it
+// Verify compares each named server with its replica and each named database with its
+// copy, whole. Like Replicate it
 // needs a mount namespace of its own.
 func Verify(ctx context.Context, o Options) (_ *VerifyResult, err error) {
 	started := time.Now()
@@ -55,7 +56,12 @@ func Verify(ctx context.Context, o Options) (_ *VerifyResult, err error) {
 	names := o.names()
 	res.Servers = make([]ServerVerify, len(names))
 	bin := &remote.Binary{}
+	databases := o.databases()
+	res.Databases = make([]DatabaseVerify, len(databases))
 	var wg sync.WaitGroup
+	for i, db := range databases {
+		wg.Go(func() { res.Databases[i] = verifyRows(ctx, db, store.Dir(), o.Progress) })
+	}
 	for i, name := range names {
 		wg.Go(func() {
 			v := &verification{server: o.Estate.Server(name), store: store, bin: bin, volatile: volatile}

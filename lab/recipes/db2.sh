@@ -5,6 +5,13 @@ cat > /etc/mysql/mariadb.conf.d/90-lab.cnf <<'CONF'
 bind-address = 0.0.0.0
 innodb_buffer_pool_size = 32M
 innodb_log_file_size = 16M
+server_id = 1
+log_bin = binlog
+binlog_format = ROW
+binlog_row_image = FULL
+binlog_row_metadata = FULL
+gtid_strict_mode = 1
+expire_logs_days = 3
 CONF
 install -d -o mysql -g mysql /run/mysqld
 cat > /tmp/plant.sql <<'SQL'
@@ -12,7 +19,12 @@ CREATE DATABASE plant;
 CREATE TABLE plant.digits (n int) ENGINE=InnoDB;
 INSERT INTO plant.digits VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9);
 CREATE TABLE plant.readings (id bigint AUTO_INCREMENT PRIMARY KEY, at datetime(6) NOT NULL, sensor int NOT NULL, value double) ENGINE=InnoDB;
-INSERT INTO plant.readings (at, sensor, value) SELECT now(6), a.n + b.n, a.n * 0.37 + d.n FROM plant.digits a, plant.digits b, plant.digits c, plant.digits d;
+INSERT INTO plant.readings SELECT n, '2017-08-11 12:00:00' + INTERVAL n MINUTE, n MOD 19, n * 0.37
+    FROM (SELECT 1 + a.n + 10 * b.n + 100 * c.n + 1000 * d.n AS n FROM plant.digits a, plant.digits b, plant.digits c, plant.digits d) s ORDER BY n;
+FLUSH PRIVILEGES;
+CREATE USER leeward@'10.99.0.2' IDENTIFIED BY 'harbour';
+GRANT REPLICATION SLAVE, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, RELOAD ON *.* TO leeward@'10.99.0.2';
+GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON plant.* TO leeward@'10.99.0.2';
 SQL
 # Started through its socket unit, MariaDB would not listen on TCP.
 ln -sf /dev/null /etc/systemd/system/mariadb.socket

@@ -1,0 +1,246 @@
+package protect
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/rowsync"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine/mariadb"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine/mssql"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine/postgres"
+)
+
+// driver returns the driver of an engine, by its name in leeward.yaml.
+func driver(name string) (engine.Driver, error) {
+	switch name {
+	case "postgres":
+		return postgres.Driver{}, nil
+	case "mariadb":
+		return mariadb.Driver{}, nil
+	case "mssql":
+		return mssql.Driver{}, nil
+	}
+	return nil, fmt.Errorf("there is no driver for the engine %q", name)
+}
+
+// rows is the work on one database: what servers have in serverPass.
+type rows struct {
+	*rowsync.Replicator
+	db    *config.Database
+	show  func(Progress)
+	begun time.Time
+}
+
+// openRows makes ready to replicate a database. store is where the data of the
+// target's store is; nobody is reached yet.
+func openRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (*rows, error) {
+	if db.Mode != "logical" {
+		return nil, dr.WithHint(fmt.Errorf("database %s: mode: %s is not driven by this command", db.Name, db.Mode), "leave mode out, for rows")
+	}
+	c := rowsync.Config{Name: db.Name, Spool: filepath.Join(store, "databases", db.Name), Log: slog.New(slog.DiscardHandler)}
+	var err error
+	if c.Driver, err = driver(db.Engine); err != nil {
+		return nil, err
+	}
+	filter := engine.Filter{Include: db.Tables.Include, Exclude: db.Tables.Exclude}
+	c.Source = engine.Options{DSN: db.Source.DSN, Capture: db.Capture, Tables: filter}
+	c.Target = engine.Options{DSN: db.Target.DSN, Capture: db.Capture, Tables: filter}
+	if c.Source.Password, err = password(ctx, db.Source); err != nil {
+		return nil, fmt.Errorf("database %s, source: %w", db.Name, err)
+	}
+	if c.Target.Password, err = password(ctx, db.Target); err != nil {
+		return nil, fmt.Errorf("database %s, target: %w", db.Name, err)
+	}
+	r, err := rowsync.New(c)
+	if errors.Is(err, rowsync.ErrBusy) {
+		return nil, dr.WithHint(err, "wait until the other Leeward is done, or stop it")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &rows{Replicator: r, db: db, show: show, begun: time.Now()}, nil
+}
+
+// password fetches the secret of an end from its place.
+func password(ctx context.Context, e config.Endpoint) (string, error) {
+	switch {
+	case e.PasswordFile != "":
+		b, err := os.ReadFile(e.PasswordFile)
+		if err != nil {
+			return "", fmt.Errorf("read password: %w", err)
+		}
+		return strings.TrimRight(string(b), "\r\n"), nil
+	case e.PasswordEnv != "":
+		v, ok := os.LookupEnv(e.PasswordEnv)
+		if !ok {
+			return "", fmt.Errorf("read password: the environment has no %s", e.PasswordEnv)
+		}
+		return v, nil
+	case len(e.PasswordCommand) > 0:
+		cmd := exec.CommandContext(ctx, e.PasswordCommand[0], e.PasswordCommand[1:]...)
+		var out, said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &said
+		if err := cmd.Run(); err != nil {
+			return "", fmt.Errorf("read password: run %s: %w: %s", e.PasswordCommand[0], err, strings.TrimSpace(said.String()))
+		}
+		return strings.TrimRight(out.String(), "\r\n"), nil
+	}
+	return "", nil
+}
+
+// watch tells of the progress until stop is called with how the work ended.
+func (r *rows) watch() (stop func(error)) {
+	if r.show == nil {
+		return func(error) {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(showEvery)
+		defer t.Stop()
+		for {
+			r.show(r.progress())
+			select {
+			case <-quit:
+				return
+			case <-t.C:
+			}
+		}
+	}()
+	return func(err error) {
+		close(quit)
+		<-done
+		p := r.progress()
+		p.Finished, p.Err, p.Note, p.Phase = true, err, "", choosePhase(err)
+		r.show(p)
+	}
+}
+
+// failedRows tells of a database whose work could not begin.
+func failedRows(db *config.Database, show func(Progress), begun time.Time, err error) {
+	if show != nil {
+		show(Progress{Server: dr.ServerName(db.Name), Started: begun, Finished: true, Phase: "failed", Err: err})
+	}
+}
+
+func choosePhase(err error) string {
+	if err != nil {
+		return "failed"
+	}
+	return "done"
+}
+
+func (r *rows) progress() Progress {
+	now := r.Replicator.Progress()
+	p := Progress{Server: dr.ServerName(r.db.Name), Phase: string(now.Step), Unit: "row", Started: r.begun, Note: now.Waiting}
+	known := true
+	for _, t := range now.Tables {
+		p.Examined += t.Compared
+		p.Entries += max(t.Rows, t.Compared)
+		known = known && t.Rows >= 0
+		p.FilesDone += t.Sent + t.Deleted
+	}
+	if !known {
+		p.Entries = 0
+	}
+	p.FilesDone += now.Changes
+	return p
+}
+
+// DatabaseRun is how the pass of one database ended.
+type DatabaseRun struct {
+	Database string        `json:"database"`
+	Engine   string        `json:"engine"`
+	Outcome  dr.Outcome    `json:"outcome"`
+	Seeded   bool          `json:"seeded"`   // rows were compared, not only changes followed
+	Tables   []TableRun    `json:"tables"`   // those with work done, by name
+	Changes  int64         `json:"changes"`  // applied from the stream
+	Commits  int64         `json:"commits"`  // transactions of the source applied
+	Bytes    int64         `json:"bytes"`    // of rows sent by comparison, as the engine writes them
+	Position string        `json:"position"` // in the source's history, that the target stands for
+	Lag      time.Duration `json:"lag_ns"`   // age of the newest change applied
+	Stopped  []string      `json:"stopped,omitempty"`
+	Findings []Finding     `json:"findings,omitempty"`
+	Duration time.Duration `json:"duration_ns"`
+	Err      string        `json:"error,omitempty"`
+	Hint     string        `json:"hint,omitempty"`
+}
+
+// TableRun is what a comparison did to one table.
+type TableRun struct {
+	Table    string `json:"table"`
+	Compared int64  `json:"compared"`
+	Sent     int64  `json:"sent"`
+	Deleted  int64  `json:"deleted"`
+}
+
+// replicateRows makes one pass over a database.
+func replicateRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseRun) {
+	res = DatabaseRun{Database: db.Name, Engine: db.Engine, Outcome: dr.NotDone}
+	begun := time.Now()
+	r, err := openRows(ctx, db, store, show)
+	if err == nil {
+		stop := r.watch()
+		var got rowsync.Result
+		got, err = r.Pass(ctx)
+		res.take(got)
+		err = errors.Join(err, r.Close())
+		stop(err)
+	} else {
+		failedRows(db, show, begun, err)
+	}
+	res.Duration = time.Since(begun)
+	if err != nil {
+		res.Err, res.Hint = err.Error(), hintOf(err)
+		return res
+	}
+	if len(res.Stopped) == 0 {
+		res.Outcome = dr.Done
+	}
+	return res
+}
+
+func (d *DatabaseRun) take(r rowsync.Result) {
+	d.Seeded, d.Changes, d.Commits, d.Bytes, d.Lag = r.Seeded, r.Changes, r.Commits, r.Bytes, r.Lag
+	d.Position = string(r.Position)
+	d.Findings = findings(r.Findings)
+	for name, t := range r.Tables {
+		if t.Compared+t.Sent+t.Deleted > 0 {
+			d.Tables = append(d.Tables, TableRun{name.String(), t.Compared, t.Sent, t.Deleted})
+		}
+	}
+	slices.SortFunc(d.Tables, func(a, b TableRun) int { return cmp.Compare(a.Table, b.Table) })
+	for table, s := range r.Stopped {
+		text := table + " is not followed: " + s.Cause
+		if s.Remedy != "" {
+			text += "; " + s.Remedy
+		}
+		d.Stopped = append(d.Stopped, text)
+	}
+	slices.Sort(d.Stopped)
+}
+
+// findings turns what a driver found into findings of a plan.
+func findings(in []engine.Finding) (out []Finding) {
+	for _, f := range in {
+		text := f.Text
+		if f.Object != "" {
+			text = f.Object + ": " + text
+		}
+		out = append(out, Finding{Level(f.Severity), text, f.Remedy})
+	}
+	return out
+}

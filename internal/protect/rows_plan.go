@@ -1,0 +1,87 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/rowsync"
+)
+
+// RowsPlan is the plan for one database that is replicated by itself.
+type RowsPlan struct {
+	Database  string        `json:"database"`
+	Engine    string        `json:"engine"`
+	Reachable bool          `json:"reachable"`
+	Capture   string        `json:"capture"` // how changes are captured, and why
+	Phase     string        `json:"phase"`   // of the target; empty before the first pass
+	Tables    []TablePlan   `json:"tables"`
+	Missing   []string      `json:"missing"` // what would be made at the target: kind and name
+	Bytes     int64         `json:"bytes"`   // of all rows, as they would be written
+	Differing int64         `json:"differing"`
+	Findings  []Finding     `json:"findings"`
+	Duration  time.Duration `json:"duration_ns"`
+	Err       string        `json:"error,omitempty"`
+	Hint      string        `json:"hint,omitempty"`
+}
+
+// TablePlan is what is to be expected of one table. Numbers are estimates, -1 where
+// nothing is known.
+type TablePlan struct {
+	Table      string  `json:"table"`
+	Rows       int64   `json:"rows"`
+	TargetRows int64   `json:"target_rows"`
+	Share      float64 `json:"share"` // of rows that differ or are missing, from a sample
+}
+
+// planRows looks at both ends of a database.
+func planRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res RowsPlan) {
+	res = RowsPlan{Database: db.Name, Engine: db.Engine}
+	begun := time.Now()
+	r, err := openRows(ctx, db, store, show)
+	if err == nil {
+		stop := r.watch()
+		var got rowsync.Assessment
+		if got, err = r.Assess(ctx); err == nil {
+			res.take(got)
+		}
+		err = errors.Join(err, r.Close())
+		stop(err)
+	} else {
+		failedRows(db, show, begun, err)
+	}
+	res.Duration = time.Since(begun)
+	if err != nil {
+		res.Err, res.Hint = err.Error(), hintOf(err)
+		res.Findings = append(res.Findings, Finding{Blocker, res.Err, res.Hint})
+	}
+	return res
+}
+
+func (p *RowsPlan) take(a rowsync.Assessment) {
+	p.Reachable, p.Capture, p.Phase = true, a.Capture, string(a.Phase)
+	p.Bytes, p.Differing, p.Findings = a.Bytes, a.Differing, findings(a.Findings)
+	for _, t := range a.Tables {
+		p.Tables = append(p.Tables, TablePlan{t.Name.String(), t.Rows, t.TargetRows, t.Share})
+	}
+	for _, o := range a.Missing {
+		p.Missing = append(p.Missing, fmt.Sprintf("%s %s", o.Kind, o.Name))
+	}
+}
+
+// RowsStatus says how far a database's copy is.
+type RowsStatus struct {
+	Database     string        `json:"database"`
+	Outcome      dr.Outcome    `json:"outcome"`
+	Phase        string        `json:"phase"` // empty before the first pass
+	Position     string        `json:"position"`
+	SourceTime   time.Time     `json:"source_time"` // of the newest change applied
+	Age          time.Duration `json:"age_ns"`      // since the source was last heard of
+	Waiting      int64         `json:"waiting_bytes"`
+	LastVerified time.Time     `json:"last_verified"`
+	Stopped      []string      `json:"stopped,omitempty"`
+	Err          string        `json:"error,omitempty"`
+}

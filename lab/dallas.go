@@ -1,0 +1,85 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Database is a database of one of the lab's servers with the stale clone of it in
+// Dallas.
+type Database struct {
+	Name   string `json:"name"`
+	Engine string `json:"engine"` // as leeward.yaml has it
+	Server string `json:"server"` // where it is in Miami
+	Source string `json:"source"` // DSN without the password
+	Target string `json:"target"`
+}
+
+// databases are those of the named servers.
+func databases(has func(server string) bool) (out []Database) {
+	for _, d := range []Database{
+		{Name: "shop", Engine: "postgres", Server: "db1",
+			Source: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", Target: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable"},
+		{Name: "plant", Engine: "mariadb", Server: "db2",
+			Source: "leeward@tcp(10.10.0.14:3306)/plant", Target: "leeward@tcp(127.0.0.1:3306)/plant"},
+	} {
+		if has(d.Server) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// databasePassword opens both ends of every database of the lab.
+const databasePassword = "harbour"
+
+// startDallas starts the target site's database servers and returns when they hold
+// their stale clones.
+func (l *Lab) startDallas(ctx context.Context) error {
+	begin := time.Now()
+	work := l.place.path("dallas", "databases")
+	files := map[string]string{}
+	for _, name := range []string{"dallas.sh", "dallas-postgres.sql", "dallas-mariadb.sql"} {
+		text, err := content.ReadFile("scripts/" + name)
+		if err != nil {
+			return fmt.Errorf("read script: %w", err)
+		}
+		files[name] = string(text)
+	}
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return fmt.Errorf("make directory of Dallas's databases: %w", err)
+	}
+	if err := writeFiles(work, files); err != nil {
+		return err
+	}
+	const flags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+	g, err := startGated(filepath.Join(work, "dallas.log"), flags, "/usr/bin/env", "ip", "netns", "exec", dallas,
+		"/bin/bash", filepath.Join(work, "dallas.sh"), work, dallasAddress)
+	if err != nil {
+		return err
+	}
+	if err := l.place.update(func(st *state) { st.Dallas = g.process }); err != nil {
+		return err
+	}
+	if err := g.open(); err != nil {
+		return err
+	}
+	err = waitFor(ctx, 2*time.Minute, "Dallas's databases to start", func() bool {
+		_, err := os.Stat(filepath.Join(work, "started"))
+		return err == nil || !g.alive()
+	})
+	if err == nil && !g.alive() {
+		err = fmt.Errorf("start Dallas's databases: it ended early")
+	}
+	if err != nil {
+		said, _ := os.ReadFile(filepath.Join(work, "dallas.log")) // only to explain
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
+	}
+	l.log("Dallas's databases are up after %.1fs", time.Since(begin).Seconds())
+	return nil
+}

@@ -49,27 +49,16 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 		return err
 	}
 	defer unix.Close(root)
-	cat, replaced, err := tree.OpenOrReplaceCatalog(catalogPath(p.replica, mountPoint))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cat.Close()) }()
-	if replaced {
-		p.warn(fmt.Sprintf("the catalog of %s was damaged and is made anew: this pass compared everything", mountPoint))
-	}
-	if p.states[mountPoint] == nil || only == nil {
-		p.states[mountPoint] = &replica.FilesystemState{MountPoint: mountPoint}
-	}
-	pass := &tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Catalog: cat,
+	f := src.filesystem(mountPoint)
+	pass := tree.Pass{Conns: src.usable(mountPoint), Filesystem: mountPoint, Root: root, Btrfs: f.Type == "btrfs",
 		Index: p.index, Tree: treeName(p.server.Name, mountPoint), Sources: p.sources, Only: only,
 		Space: p.mounted.Reserve, Progress: p.meter.filesystem("copying", mountPoint)}
-	f := src.filesystem(mountPoint)
-	if pass.Btrfs = f.Type == "btrfs"; pass.Btrfs {
+	if pass.Btrfs {
 		if err := tree.UnlockSubvolumes(root); err != nil {
 			return err
 		}
 	}
-	res, err := pass.Run(ctx)
+	res, sum, err := p.passTwice(ctx, &pass, catalogPath(p.replica, mountPoint))
 	if lost := src.settle(ctx, mountPoint, err); lost != nil {
 		return lost
 	}
@@ -83,14 +72,69 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 	if err != nil {
 		return err
 	}
-	return p.record(src, mountPoint, cat, res)
+	return p.record(src, mountPoint, pass.Only, sum, res)
+}
+
+// passTwice runs a pass as described, and once more where what it failed of is gone
+// with its end: a full stage, a damaged catalog.
+func (p *serverPass) passTwice(ctx context.Context, pass *tree.Pass, path string) (res *tree.Result, sum tree.CatalogSum, err error) {
+	for try := range 2 {
+		res, sum, err = p.passOnce(ctx, pass, path)
+		if err == nil || try > 0 || ctx.Err() != nil {
+			break
+		}
+		switch {
+		case errors.Is(err, tree.ErrDamaged):
+			if asideErr := tree.SetAside(path); asideErr != nil {
+				return res, sum, errors.Join(err, asideErr)
+			}
+			p.warnDamaged(pass.Filesystem)
+			pass.Only = nil
+		case errors.Is(err, tree.ErrNoSpace) && hasRoom(pass.Root):
+			p.meter.note(pass.Filesystem + " was full of replaced content, which is gone now: once more")
+		default:
+			return res, sum, err
+		}
+	}
+	return res, sum, err
+}
+
+func (p *serverPass) warnDamaged(mountPoint string) {
+	p.warn(fmt.Sprintf("the catalog of %s was damaged and is made anew: this pass compared everything", mountPoint))
+}
+
+// passOnce runs one pass of its own as described, with the catalog at path.
+func (p *serverPass) passOnce(ctx context.Context, described *tree.Pass, path string) (res *tree.Result, sum tree.CatalogSum, err error) {
+	cat, replaced, err := tree.OpenOrReplaceCatalog(path)
+	if err != nil {
+		return nil, sum, err
+	}
+	defer func() { err = errors.Join(err, cat.Close()) }()
+	if replaced {
+		p.warnDamaged(described.Filesystem)
+	}
+	d := described
+	pass := &tree.Pass{Conns: d.Conns, Filesystem: d.Filesystem, Root: d.Root, Btrfs: d.Btrfs, Catalog: cat, Index: d.Index,
+		Tree: d.Tree, Sources: d.Sources, Only: d.Only, Space: d.Space, Progress: d.Progress}
+	if res, err = pass.Run(ctx); err == nil {
+		sum, err = cat.Sum()
+	}
+	return res, sum, err
+}
+
+// enoughRoom is how much of a full filesystem must be free again, in bytes, for
+// another attempt to be worth it.
+const enoughRoom = 16 << 20
+
+func hasRoom(root int) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(root, &st) == nil && int64(st.Bavail)*st.Bsize >= enoughRoom
 }
 
 // record notes what the manifest tells of a filesystem.
-func (p *serverPass) record(src *source, mountPoint string, cat *tree.Catalog, res *tree.Result) error {
-	sum, err := cat.Sum()
-	if err != nil {
-		return err
+func (p *serverPass) record(src *source, mountPoint string, only []string, sum tree.CatalogSum, res *tree.Result) error {
+	if p.states[mountPoint] == nil || only == nil {
+		p.states[mountPoint] = &replica.FilesystemState{MountPoint: mountPoint}
 	}
 	o := src.opened[mountPoint]
 	st := p.states[mountPoint]

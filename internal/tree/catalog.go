@@ -4,14 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"sync"
-	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -53,7 +49,9 @@ type stagedPage struct {
 	first, next []byte
 	head        bool
 	value       []byte
-	all         bool // remove the whole directory
+	all         bool   // remove the whole directory
+	path        string // the directory's, and the number of its subvolume
+	sub         uint64
 	links       []linkName
 	content     []byte // where set, this is not a page but what a file is made of, or nothing
 }
@@ -74,14 +72,15 @@ func (l *linkName) bytes() []byte {
 // OpenCatalog opens or makes the catalog at path. A file that is no catalog is
 // an error that says so; removing it costs a full comparison, never data.
 func OpenCatalog(path string) (*Catalog, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 5 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	db, err := openBolt(path)
 	if err != nil {
 		if isDamaged(err) {
 			return nil, fmt.Errorf("catalog %s is damaged: %w", path, err)
 		}
 		return nil, fmt.Errorf("open catalog %s: %w", path, err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
+	c := &Catalog{db: db}
+	err = c.update(func(tx *bbolt.Tx) error {
 		var err error
 		for _, name := range [][]byte{pagesBucket, linksBucket, contentsBucket, metaBucket} {
 			if err == nil {
@@ -94,27 +93,7 @@ func OpenCatalog(path string) (*Catalog, error) {
 		db.Close()
 		return nil, fmt.Errorf("open catalog %s: %w", path, err)
 	}
-	return &Catalog{db: db}, nil
-}
-
-// isDamaged reports whether err is about what the file holds: a full or unreadable
-// disk must not cost a good catalog.
-func isDamaged(err error) bool {
-	return errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch)
-}
-
-// OpenOrReplaceCatalog is OpenCatalog, but a damaged catalog is moved aside: the
-// pass then compares everything anew.
-func OpenOrReplaceCatalog(path string) (c *Catalog, replaced bool, err error) {
-	c, err = OpenCatalog(path)
-	if !isDamaged(err) {
-		return c, false, err
-	}
-	if mvErr := os.Rename(path, path+".damaged"); mvErr != nil {
-		return nil, false, errors.Join(err, mvErr)
-	}
-	c, err = OpenCatalog(path)
-	return c, true, err
+	return c, nil
 }
 
 // Close closes the file. What is staged and not committed is dropped.
@@ -124,7 +103,7 @@ func (c *Catalog) Close() error { return c.db.Close() }
 // time.
 func (c *Catalog) Baseline(send func(*agentpb.Baseline) error) error {
 	const step = 8 << 10
-	return c.db.View(func(tx *bbolt.Tx) error {
+	return c.view(func(tx *bbolt.Tx) error {
 		b := &agentpb.Baseline{}
 		cur := tx.Bucket(pagesBucket).Cursor()
 		for k, v := cur.First(); k != nil; k, v = cur.Next() {
@@ -155,7 +134,7 @@ type known struct {
 // head means from the very first name; an empty next means to the last.
 func (c *Catalog) between(dir dirKey, first, next []byte, head bool) (map[string]known, error) {
 	out := map[string]known{}
-	err := c.db.View(func(tx *bbolt.Tx) error {
+	err := c.view(func(tx *bbolt.Tx) error {
 		cur := tx.Bucket(pagesBucket).Cursor()
 		seek := append(append(make([]byte, 0, 16+len(first)), dir[:]...), first...)
 		if head {
@@ -201,17 +180,17 @@ func decodePage(v []byte) ([]known, error) {
 	}
 	var p agentpb.CatalogPage
 	if err := proto.Unmarshal(v[9:], &p); err != nil {
-		return nil, fmt.Errorf("damaged page: %w", err)
+		return nil, fmt.Errorf("%w: page: %w", ErrDamaged, err)
 	}
 	if p.Page == nil {
-		return nil, fmt.Errorf("damaged page: %w", errColumns)
+		return nil, fmt.Errorf("%w: page: %w", ErrDamaged, errColumns)
 	}
 	entries, err := unpack(p.Page, true)
 	if err != nil {
-		return nil, fmt.Errorf("damaged page: %w", err)
+		return nil, fmt.Errorf("%w: page: %w", ErrDamaged, err)
 	}
 	if len(p.Digests) != 32*len(entries) {
-		return nil, errColumns
+		return nil, fmt.Errorf("%w: page: %w", ErrDamaged, errColumns)
 	}
 	out := make([]known, len(entries))
 	for i, e := range entries {
@@ -241,7 +220,7 @@ func (c *Catalog) put(dir *dirJob, first, next []byte, head bool, entries []know
 	if err != nil {
 		return fmt.Errorf("encode page: %w", err)
 	}
-	c.stage(stagedPage{dir: dir.key, first: first, next: next, head: head, value: value, links: links})
+	c.stage(stagedPage{dir: dir.key, first: first, next: next, head: head, value: value, links: links, path: dir.path, sub: dir.sub})
 	return nil
 }
 
@@ -256,7 +235,7 @@ type twin struct {
 func (c *Catalog) twins(k linkKey, path string, e entry) (out []twin) {
 	var paths []string
 	prefix := (&linkName{key: k}).bytes()[:16]
-	c.db.View(func(tx *bbolt.Tx) error {
+	c.view(func(tx *bbolt.Tx) error {
 		cur := tx.Bucket(linksBucket).Cursor()
 		for k, v := cur.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = cur.Next() {
 			if string(v) != path {
@@ -283,7 +262,7 @@ func (c *Catalog) twins(k linkKey, path string, e entry) (out []twin) {
 
 // has reports whether there are pages of dir.
 func (c *Catalog) has(dir dirKey) (found bool, err error) {
-	err = c.db.View(func(tx *bbolt.Tx) error {
+	err = c.view(func(tx *bbolt.Tx) error {
 		k, _ := tx.Bucket(pagesBucket).Cursor().Seek(dir[:])
 		found = k != nil && bytes.HasPrefix(k, dir[:])
 		return nil
@@ -294,14 +273,16 @@ func (c *Catalog) has(dir dirKey) (found bool, err error) {
 	return found, nil
 }
 
-// drop stages the removal of a directory's pages. It returns the entries it had,
-// so that the caller can go on with the directories among them.
-func (c *Catalog) drop(dir dirKey) (map[string]known, error) {
+// drop stages the removal of the pages of the directory at path, in the subvolume
+// of number sub. It returns the entries it had, so that the caller can go on with
+// the directories among them.
+func (c *Catalog) drop(path string, sub uint64) (map[string]known, error) {
+	dir := keyOf(path)
 	entries, err := c.between(dir, nil, nil, true)
 	if err != nil {
 		return nil, err
 	}
-	c.stage(stagedPage{dir: dir, all: true})
+	c.stage(stagedPage{dir: dir, all: true, path: path, sub: sub})
 	return entries, nil
 }
 
@@ -324,7 +305,7 @@ func (c *Catalog) commit(sync func() error) error {
 	if err := sync(); err != nil {
 		return fmt.Errorf("sync replica: %w", err)
 	}
-	err := c.db.Update(func(tx *bbolt.Tx) error {
+	err := c.update(func(tx *bbolt.Tx) error {
 		b, l := tx.Bucket(pagesBucket), tx.Bucket(linksBucket)
 		if err := tx.Bucket(metaBucket).Delete(sumKey); err != nil {
 			return err
@@ -339,7 +320,7 @@ func (c *Catalog) commit(sync func() error) error {
 			if staged[i].content != nil {
 				continue
 			}
-			if err := staged[i].apply(b); err != nil {
+			if err := staged[i].apply(b, l); err != nil {
 				return err
 			}
 			for k := range staged[i].links {
@@ -356,7 +337,9 @@ func (c *Catalog) commit(sync func() error) error {
 	return nil
 }
 
-func (p *stagedPage) apply(b *bbolt.Bucket) error {
+// apply writes the page in place of those it replaces, and drops the names that they
+// had in links; those of the page itself are the caller's to put.
+func (p *stagedPage) apply(b, links *bbolt.Bucket) error {
 	key := append(append(make([]byte, 0, 16+len(p.first)), p.dir[:]...), p.first...)
 	seek := key
 	if p.head || p.all {
@@ -364,9 +347,12 @@ func (p *stagedPage) apply(b *bbolt.Bucket) error {
 	}
 	var old [][]byte
 	cur := b.Cursor()
-	for k, _ := cur.Seek(seek); k != nil && bytes.HasPrefix(k, p.dir[:]); k, _ = cur.Next() {
+	for k, v := cur.Seek(seek); k != nil && bytes.HasPrefix(k, p.dir[:]); k, v = cur.Next() {
 		if !p.all && len(p.next) > 0 && bytes.Compare(k[16:], p.next) >= 0 {
 			break
+		}
+		if err := p.dropLinks(links, v); err != nil {
+			return err
 		}
 		if !bytes.Equal(k, key) || p.all {
 			old = append(old, bytes.Clone(k))
@@ -397,7 +383,7 @@ var sumKey = []byte("sum")
 // time.
 func (c *Catalog) Sum() (CatalogSum, error) {
 	var out CatalogSum
-	c.db.View(func(tx *bbolt.Tx) error {
+	c.view(func(tx *bbolt.Tx) error {
 		return json.Unmarshal(tx.Bucket(metaBucket).Get(sumKey), &out)
 	})
 	if out.Digest != "" {
@@ -405,7 +391,7 @@ func (c *Catalog) Sum() (CatalogSum, error) {
 	}
 	out = CatalogSum{}
 	var h chunk.Hasher
-	err := c.db.Update(func(tx *bbolt.Tx) error {
+	err := c.update(func(tx *bbolt.Tx) error {
 		err := tx.Bucket(pagesBucket).ForEach(func(k, v []byte) error {
 			h.Write(k)
 			h.Write(v)

@@ -74,14 +74,14 @@ func (c *Catalog) takeContent(path string, st *unix.Stat_t) ([]chunk.Piece, erro
 	}
 	key := contentKey(path)
 	var value []byte
-	err := c.db.View(func(tx *bbolt.Tx) error {
+	err := c.view(func(tx *bbolt.Tx) error {
 		value = slices.Clone(tx.Bucket(contentsBucket).Get(key))
 		return nil
 	})
 	if err != nil || value == nil {
 		return nil, err
 	}
-	err = c.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(contentsBucket).Delete(key) })
+	err = c.update(func(tx *bbolt.Tx) error { return tx.Bucket(contentsBucket).Delete(key) })
 	if err != nil {
 		return nil, fmt.Errorf("write catalog: %w", err)
 	}
@@ -122,7 +122,7 @@ func parseContent(b []byte) ([]chunk.Piece, error) {
 func (c *Catalog) dropContent(path string) error {
 	key := contentKey(path)
 	found := false
-	err := c.db.View(func(tx *bbolt.Tx) error {
+	err := c.view(func(tx *bbolt.Tx) error {
 		found = tx.Bucket(contentsBucket).Get(key) != nil
 		return nil
 	})

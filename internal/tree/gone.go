@@ -57,21 +57,35 @@ func (p *Pass) putAside(dir int, dirPath, name string) error {
 
 // forgetPages drops a directory and all below it from the catalog.
 func (p *Pass) forgetPages(path string) error {
-	work := []string{path}
+	work := []dirTask{{path, p.subvolume(path)}}
 	for len(work) > 0 {
-		path := work[len(work)-1]
+		task := work[len(work)-1]
 		work = work[:len(work)-1]
-		entries, err := p.Catalog.drop(keyOf(path))
+		entries, err := p.Catalog.drop(task.path, task.subvolume)
 		if err != nil {
 			return err
 		}
 		for name, e := range entries {
-			if kindOf(e.mode) == unix.S_IFDIR && name != "" {
-				work = append(work, join(path, name))
+			if kindOf(e.mode) != unix.S_IFDIR || name == "" {
+				continue
 			}
+			child := dirTask{join(task.path, name), task.subvolume}
+			if p.Btrfs && e.inode == btrfsRootInode {
+				child.subvolume = pageKey(keyOf(child.path), nil)
+			}
+			work = append(work, child)
 		}
 	}
 	return nil
+}
+
+// subvolume returns the number that scans give the subvolume of the directory at
+// path, which need not be there any more; 0 where there are none.
+func (p *Pass) subvolume(path string) uint64 {
+	if !p.Btrfs {
+		return 0
+	}
+	return pageKey(keyOf(p.trash.subvolumeOf(path)), nil)
 }
 
 // isVanished reports whether an error means that an entry is not there any more,

@@ -133,7 +133,7 @@ func (pl *planner) makeDirs(path string) (int, error) {
 		return -1, err
 	}
 	// Its own state is the parent's to tell.
-	if _, err := pl.Catalog.drop(keyOf(dir)); err != nil {
+	if _, err := pl.Catalog.drop(dir, pl.subvolume(dir)); err != nil {
 		return -1, err
 	}
 	pl.lost = append(pl.lost, dir)

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,7 +48,7 @@ type drillFlags struct {
 
 func runDrill(ctx context.Context, c *call) error {
 	var f drillFlags
-	c.flags.IntVar(&f.parallel, "parallel", 0, "machines at once, `N`; one a core where it is not given")
+	c.flags.IntVar(&f.parallel, "parallel", 0, "machines at once, `N`; one a core where it is not given, and one more where they are emulated")
 	c.flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "give a machine `D` to come up")
 	c.flags.StringVar(&f.firmware, "firmware", "", "start all by `FW`, bios or uefi, in place of what the source has")
 	names, err := c.parse()
@@ -102,6 +104,7 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	for _, m := range missing {
 		p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
 	}
+	longestFirst(subjects, lastDrills(s.Dir()))
 	results, err := drill.Run(ctx, subjects, drill.Options{
 		Parallel: f.parallel, Timeout: f.timeout, Firmware: vm.Firmware(f.firmware), Accelerator: vm.Accel(e.Target.Accelerator),
 		WorkDir: filepath.Join(work, "machines"), ResultDir: res.Dir,
@@ -147,6 +150,18 @@ func subjectsOf(ctx context.Context, s *replica.Store, names []dr.ServerName, wo
 		missing = append(missing, drill.Result{Server: name, Outcome: dr.NotDone, Cause: text, Hint: hint})
 	}
 	return subjects, missing
+}
+
+// longestFirst sorts subjects by how long they took the last time, so that none of
+// the long ones is left alone at the end. What was never drilled comes first.
+func longestFirst(subjects []drill.Subject, last map[dr.ServerName]drill.Result) {
+	took := func(s drill.Subject) time.Duration {
+		if r, ok := last[s.Server]; ok && r.Took > 0 {
+			return r.Took
+		}
+		return math.MaxInt64
+	}
+	slices.SortStableFunc(subjects, func(a, b drill.Subject) int { return cmp.Compare(took(b), took(a)) })
 }
 
 // subjectOf clones the newest point of the server name, so that it may be pruned
@@ -280,6 +295,9 @@ func renderDrill(w io.Writer, res *drillResult) {
 	for _, r := range res.Servers {
 		renderServerDrill(w, r)
 	}
+	for _, l := range drillNotes(res.Servers) {
+		fmt.Fprintf(w, "\n%s\n", l)
+	}
 	fmt.Fprintf(w, "\n%s in %s; logs and pictures in %s\n", strings.Replace(tally(parts), " done", " proven by booting", 1), span(res.Duration), res.Dir)
 }
 
@@ -306,7 +324,7 @@ func checksWord(r drill.Result) string {
 }
 
 func renderServerDrill(w io.Writer, r drill.Result) {
-	if r.Outcome == dr.Done && len(r.Notes) == 0 {
+	if r.Outcome == dr.Done {
 		return
 	}
 	fmt.Fprintf(w, "\n%s\n", r.Server)
@@ -316,14 +334,36 @@ func renderServerDrill(w io.Writer, r drill.Result) {
 			fmt.Fprintf(w, "    check %s: %s: %s\n", c.Name, c.Outcome, clean(c.Detail))
 		}
 	}
-	for _, n := range r.Notes {
-		fmt.Fprintf(w, "    note: %s\n", clean(n))
-	}
-	if r.Outcome != dr.Done {
-		for _, f := range []struct{ what, path string }{{"serial log", r.SerialLog}, {"picture", r.Screenshot}} {
-			if f.path != "" {
-				fmt.Fprintf(w, "    %s: %s\n", f.what, f.path)
-			}
+	for _, f := range []struct{ what, path string }{{"serial log", r.SerialLog}, {"picture", r.Screenshot}} {
+		if f.path != "" {
+			fmt.Fprintf(w, "    %s: %s\n", f.what, f.path)
 		}
 	}
+}
+
+// drillNotes tells what is to be known of the machines, each thing once with the
+// servers it holds for.
+func drillNotes(results []drill.Result) []string {
+	var notes []string
+	about := map[string][]string{}
+	add := func(note string, s dr.ServerName) {
+		if about[note] == nil {
+			notes = append(notes, note)
+		}
+		about[note] = append(about[note], string(s))
+	}
+	for _, r := range results {
+		for _, n := range r.Notes {
+			add("note: "+clean(n), r.Server)
+		}
+		for _, h := range r.HeldBack {
+			add(fmt.Sprintf("held back: %s (%s)", h.What, h.Arg), r.Server)
+		}
+	}
+	for i, n := range notes {
+		if servers := about[n]; len(servers) < len(results) {
+			notes[i] = strings.Join(servers, ", ") + ": " + n
+		}
+	}
+	return notes
 }

@@ -16,14 +16,15 @@ import (
 )
 
 const labUsage = `usage: leeward lab up [--light] [--guests A,B] [--servers A,B] [--rate 200mbit|0] [--quiet] [--dir DIR] [--cache DIR]
-       leeward lab down|status|cut|heal [--dir DIR]
+       leeward lab down|status|cut|heal|stop [--dir DIR]
        leeward lab rate 100mbit|0 [--dir DIR]
 
 up      raise Miami (six servers, two minions), Dallas and the link between them
 down    remove everything of the lab
 status  servers, addresses, what is up, the state of the link
 cut     take the link down        heal  bring it back
-rate    change the link's rate`
+rate    change the link's rate
+stop    Miami goes dark: switch all its servers off and take the link down`
 
 // labFlags are the flags of all lab commands; each uses some.
 type labFlags struct {
@@ -39,7 +40,7 @@ func labCommand(ctx context.Context, args []string, out, errw io.Writer) error {
 	}
 	verb, args := args[0], args[1:]
 	operations := map[string]func(context.Context, labFlags, []string, io.Writer, io.Writer) error{
-		"up": labUp, "down": labDown, "status": labStatus, "cut": labCut, "heal": labHeal, "rate": labRate,
+		"up": labUp, "down": labDown, "status": labStatus, "cut": labCut, "heal": labHeal, "rate": labRate, "stop": labStop,
 	}
 	op := operations[verb]
 	if op == nil {
@@ -159,6 +160,21 @@ func labRate(ctx context.Context, f labFlags, rest []string, out, _ io.Writer) e
 		return usagef("%w", err)
 	}
 	return changeLink(ctx, f, out, func(l *lab.Lab, ctx context.Context) error { return l.SetRate(ctx, rest[0]) })
+}
+
+func labStop(ctx context.Context, f labFlags, _ []string, out, _ io.Writer) error {
+	l, err := lab.Open(f.dir)
+	if err != nil {
+		return err
+	}
+	if err := l.Stop(ctx); err != nil {
+		return err
+	}
+	if f.json {
+		return printLab(ctx, l, f, out)
+	}
+	fmt.Fprintln(out, "Miami is dark: its servers are off and the link is cut")
+	return nil
 }
 
 func changeLink(ctx context.Context, f labFlags, out io.Writer, change func(*lab.Lab, context.Context) error) error {

@@ -184,10 +184,12 @@ func sampleDrill(dir string) *drillResult {
 		{
 			Server: "web1", Point: "20170906T030000.000Z", Outcome: dr.Done, Firmware: "bios", Accelerator: "tcg", TimeToProof: 43 * time.Second, Took: 62 * time.Second,
 			Checks: []drill.Check{{Name: "login prompt", Outcome: dr.Done}}, Screenshot: filepath.Join(dir, "web1.png"),
+			Notes: []string{"no AVX-512"}, HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
 		},
 		{
 			Server: "db1", Point: "20170906T030001.000Z", Outcome: dr.NotDone, Firmware: "uefi", Accelerator: "tcg", Took: 90 * time.Second,
 			Checks: []drill.Check{{Name: "ports", Outcome: dr.NotDone, Detail: "5432 is not open"}}, Cause: "1 check failed", Hint: "look at the log", SerialLog: "/srv/db1.log",
+			HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
 		},
 	}}
 }
@@ -203,6 +205,10 @@ db1
     what to do: look at the log
     check ports: not done: 5432 is not open
     serial log: /srv/db1.log
+
+web1: note: no AVX-512
+
+held back: random addresses (norandmaps)
 
 1 of 2 servers proven by booting, 1 NOT DONE in 2m00s; logs and pictures in /srv/leeward/drills/x
 `, func(w io.Writer) { renderDrill(w, sampleDrill("")) })
@@ -286,7 +292,7 @@ func TestReport(t *testing.T) {
 	}
 	page := string(b)
 	for _, want := range []string{
-		"The pass (number 2)", "not everything is done", "1.10 GB", "the screen of web1", "data:image/png;base64,iVBORw0K",
+		"The pass (number 2)", "Not everything is done: 1 of 2 servers proven by booting.", "db1: NOT PROVEN: 1 check failed. What to do: look at the log", "1.10 GB", "the screen of web1", "data:image/png;base64,iVBORw0K",
 		"5432 is not open", "&lt;script&gt;", "store needs 12.0 GB", "NOT PROVEN",
 	} {
 		if !strings.Contains(page, want) {

@@ -32,6 +32,7 @@ type reportPage struct {
 	Began    time.Time // of the first record
 	Took     time.Duration
 	Good     bool // every step is done
+	Overview *overview
 	Sections []*reportSection
 }
 
@@ -50,6 +51,8 @@ type reportSection struct {
 	Drill    *drillResult
 	Sum      dr.Traffic                          // of Run
 	Pictures map[dr.ServerName]template.URL      // of Drill
+	Pictured bool                                // of Drill: there are pictures
+	Notes    []string                            // of Drill
 	Ready    map[dr.ServerName]bool              // of Plan
 	Lines    map[dr.ServerName][]drill.Check     // of Drill: the checks that did not hold
 	Listed   map[dr.ServerName][]protect.Finding // of Plan: blockers and warnings
@@ -57,7 +60,7 @@ type reportSection struct {
 
 // titles name the sections after the word of their command.
 var titles = map[string]string{
-	"plan": "Before: the plan", "replicate": "The pass", "verify": "Comparison with the sources", "drill": "Proof by booting",
+	"plan": "The plan", "replicate": "The pass", "verify": "Comparison with the sources", "drill": "Proof by booting",
 }
 
 func runReport(_ context.Context, c *call) error {
@@ -115,6 +118,7 @@ func readRecords(files []string) (*reportPage, error) {
 		page.Sections = append(page.Sections, s)
 	}
 	page.Took = end.Sub(page.Began)
+	page.Overview = overviewOf(page)
 	return page, nil
 }
 
@@ -184,8 +188,10 @@ func (s *reportSection) prepare() {
 	}
 	if s.Drill != nil {
 		s.Pictures, s.Lines = map[dr.ServerName]template.URL{}, map[dr.ServerName][]drill.Check{}
+		s.Notes = drillNotes(s.Drill.Servers)
 		for _, r := range s.Drill.Servers {
 			s.Pictures[r.Server] = picture(r.Screenshot)
+			s.Pictured = s.Pictured || s.Pictures[r.Server] != ""
 			for _, c := range r.Checks {
 				if c.Outcome != dr.Done {
 					s.Lines[r.Server] = append(s.Lines[r.Server], c)
@@ -218,6 +224,7 @@ func renderReport(w io.Writer, page *reportPage) error {
 		"size": size, "number": number, "span": span, "verdict": verdict, "drillVerdict": drillVerdict, "checks": checksWord,
 		"wire":  func(t dr.Traffic) string { return size(t.WireIn + t.WireOut) },
 		"when":  func(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006 15:04:05 MST") },
+		"clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"good":  func(o dr.Outcome) bool { return o == dr.Done },
 		"first": func(all []protect.Difference) []protect.Difference { return all[:min(len(all), maxListed)] },
 	}).Parse(reportHTML)

@@ -138,7 +138,11 @@ func (p *pile) add(c engine.Change) error {
 	}
 	key := make(engine.Row, len(p.key))
 	for i, k := range p.key {
-		key[i] = c.New[slices.IndexFunc(p.cols, func(x col) bool { return x.i == k.i })]
+		j := slices.IndexFunc(p.cols, func(x col) bool { return x.i == k.i })
+		if j < 0 {
+			return fmt.Errorf("key column %s of %s is not carried: %w", k.Name, p.t.Name, engine.ErrSchema)
+		}
+		key[i] = c.New[j]
 	}
 	if c.Old != nil && packKey(c.Old) != packKey(key) {
 		p.put(entry{key: c.Old})

@@ -36,20 +36,17 @@ func (q *sequenceInfo) wrapped(limit *big.Int, first string) string {
 	return limit.String()
 }
 
-// past reports whether an identity at now has to be moved to reach value, in the
-// direction that it counts in.
-func past(value, now, increment string) bool {
+// reseed is the value that an identity at now has to be set to where the source's stands
+// at value, "" where it is past that already. A table that never had a row would give
+// out the very value it is set to, so one number is left out.
+func reseed(value, now, increment string) string {
 	v, ok := new(big.Int).SetString(plain(value), 10)
-	n, ok2 := new(big.Int).SetString(plain(now), 10)
-	if !ok {
-		return false
+	step, ok2 := new(big.Int).SetString(plain(increment), 10)
+	if !ok || !ok2 {
+		return ""
 	}
-	if !ok2 {
-		return true
+	if n, ok := new(big.Int).SetString(plain(now), 10); ok && n.Cmp(v)*step.Sign() > 0 {
+		return ""
 	}
-	step, ok := new(big.Int).SetString(plain(increment), 10)
-	if ok && step.Sign() < 0 {
-		return v.Cmp(n) < 0
-	}
-	return v.Cmp(n) > 0
+	return new(big.Int).Add(v, step).String()
 }

@@ -195,6 +195,7 @@ func instanceExamples(add func(f, of, sql string), _ *testing.T) {
 		"sqlRecoveryModel": sqlRecoveryModel(), "sqlSetFull": sqlSetFull("erp"), "sqlBackupLog": sqlBackupLog("erp", `D:\backup\erp_00000123.trn`, true), "sqlBackupTail": sqlBackupTail("erp", `D:\backup\erp_tail.trn`),
 		"sqlEndSessions": sqlEndSessions("erp", 30), "sqlMultiUser": sqlMultiUser("erp"), "sqlFileList": sqlFileList([]string{`E:\in\s1.bak`, `E:\in\s2.bak`}), "sqlVerifyBackup": sqlVerifyBackup([]string{`D:\backup\s1.bak`, `D:\backup\s2.bak`}),
 		"sqlRestore": sqlRestore("erp", []string{`E:\in\s1.bak`, `E:\in\s2.bak`}, []FileMove{{"erp", `E:\data\erp.mdf`}, {"erp_log", `F:\log\erp.ldf`}}), "sqlRecover": sqlRecover("erp"), "sqlLogBackups": sqlLogBackups(),
+		"sqlCreateDatabase": sqlCreateDatabase("leeward_selftest_x_s"), "sqlDropDatabase": sqlDropDatabase("leeward_selftest_x_s"), "sqlForgetStreams": sqlForgetStreams(),
 		"sqlDatabaseState": sqlDatabaseState(), "sqlDatabaseSize": sqlDatabaseSize(),
 	} {
 		add(f, "", sql)
@@ -256,7 +257,7 @@ func makers(t *testing.T) (names []string, docs map[string]string) {
 		t.Fatal(err)
 	}
 	// In the order in which a DBA may want to read.
-	order := []string{"sql_probe.go", "sql_check.go", "sql_catalog.go", "sql_ddl.go", "sql_capture.go", "sql_trigger.go", "sql_read.go", "sql_apply.go", "sql_role.go", "sql_instance.go", "sql_physical.go"}
+	order := []string{"sql_probe.go", "sql_check.go", "sql_catalog.go", "sql_ddl.go", "sql_capture.go", "sql_trigger.go", "sql_read.go", "sql_apply.go", "sql_role.go", "sql_instance.go", "sql_physical.go", "sql_scratch.go"}
 	for _, f := range files {
 		if !slices.Contains(order, f) && f != "sql_expr.go" {
 			t.Errorf("%s has no place in the golden file", f)

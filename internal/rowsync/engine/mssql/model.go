@@ -172,14 +172,14 @@ func (c *columnInfo) derived() bool {
 	return c.computed || c.generated || c.base == "timestamp"
 }
 
-// key returns the index that identifies rows: the primary key, else a unique index of
-// columns that are neither nullable nor derived, without a filter.
+// key returns the index that identifies rows: the primary key, else a unique index
+// without a filter, of columns that are neither nullable nor derived.
 func (t *tableInfo) key() *indexInfo {
 	var best *indexInfo
 	for _, x := range t.indexes {
 		switch {
 		case x.disabled || !x.unique || len(x.keys) == 0 || x.columnstore():
-		case x.primary:
+		case x.primary && t.identifies(x):
 			return x
 		case best == nil && x.filter == "" && t.identifies(x):
 			best = x
@@ -218,7 +218,7 @@ func (t *tableInfo) refused() string {
 		}
 	}
 	if t.key() == nil {
-		return "it has neither a primary key nor a unique index without nullable columns, so a changed row cannot be told: add one (ALTER TABLE " + obj(t.name) + " ADD CONSTRAINT … PRIMARY KEY (…)), or exclude it"
+		return "it has neither a primary key nor a unique index of columns that are neither nullable nor computed, so a changed row cannot be told: add one (ALTER TABLE " + obj(t.name) + " ADD CONSTRAINT … PRIMARY KEY (…)), or exclude it"
 	}
 	return ""
 }

@@ -296,9 +296,12 @@ func (s *session) captureTable(ctx context.Context, stream string, t *engine.Tab
 			return err
 		}
 	}
-	// What only some servers know, and some owners may not do, is better had but not
-	// needed: the schema's owner is the one of the usual tables.
-	for _, q := range []string{sqlKeepRowLocks(k), sqlGrantLog(k), sqlGrantSequence(k)} {
+	// Without this an application's change of the table could fail in our trigger.
+	if _, err := s.exec(ctx, sqlGrantLog(k)); err != nil {
+		return err
+	}
+	// Some servers know no lock escalation, and no grants on sequences.
+	for _, q := range []string{sqlKeepRowLocks(k), sqlGrantSequence(k)} {
 		_, _ = s.exec(ctx, q)
 	}
 	if _, err := s.exec(ctx, sqlLockTimeout(lockWait)); err != nil {
@@ -341,8 +344,12 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 	delete(s.streams, stream)
 	s.mu.Unlock()
 	err := s.plain(ctx, func(ss *session) error {
+		there, err := ss.has(ctx, "leeward.stream")
+		if err != nil || !there {
+			return err
+		}
 		r, err := ss.record(ctx, stream)
-		if err != nil || r == nil {
+		if err != nil {
 			return err
 		}
 		have, err := ss.captures(ctx, stream)
@@ -350,7 +357,7 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 			return err
 		}
 		for _, m := range have {
-			if r.method == methodTracking {
+			if r != nil && r.method == methodTracking {
 				err = ss.untrack(ctx, stream, m)
 			} else {
 				err = ss.dropCapture(ctx, stream, m)

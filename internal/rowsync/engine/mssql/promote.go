@@ -181,8 +181,13 @@ func (p *promotion) counter(ctx context.Context, c engine.Counter) error {
 	if step == nil {
 		return nil // no identity here
 	}
-	if past(c.Value, value(now), value(step)) {
-		if _, err := p.s.exec(ctx, sqlReseed(c.Name, c.Value)); err != nil {
+	if to := reseed(c.Value, value(now), value(step)); to != "" {
+		_, err := p.s.exec(ctx, sqlReseed(c.Name, to))
+		if err != nil {
+			// Perhaps the type ends there.
+			_, err = p.s.exec(ctx, sqlReseed(c.Name, c.Value))
+		}
+		if err != nil {
 			return err
 		}
 	}

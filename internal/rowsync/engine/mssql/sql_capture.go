@@ -7,8 +7,9 @@ import (
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
-// What Leeward keeps in a database is in the schema leeward, which belongs to dbo, so
-// that triggers of tables that belong to dbo reach it for whoever fires them.
+// What Leeward keeps in a database is in the schema leeward. Triggers write there for
+// whoever fires them: by ownership where schema and table have one owner, and by a grant
+// to public for the rest.
 
 // sqlHasSchema tells whether schema leeward is there.
 func sqlHasSchema() string { return `SELECT SCHEMA_ID(N'leeward')` }
@@ -86,7 +87,7 @@ func sqlDropCapture() string {
 	return `DELETE FROM [leeward].[capture] WHERE [stream] = @p1 AND [schema_name] = @p2 AND [table_name] = @p3`
 }
 
-// sqlMade reads, sqlAddMade records and sqlDropMade forgets settings.
+// sqlMade reads which settings of the database stream @p1 switched on.
 func sqlMade() string { return `SELECT [what] FROM [leeward].[made] WHERE [stream] = @p1` }
 
 // sqlAddMade records that stream @p1 switched @p2 on.

@@ -85,7 +85,7 @@ WHERE u.is_user_defined = 1 ORDER BY s.name, u.name`
 
 // sqlSchemas lists the user's schemas.
 func sqlSchemas() string {
-	return `SELECT s.name FROM sys.schemas AS s WHERE s.name NOT IN (N'dbo', N'guest', N'sys', N'INFORMATION_SCHEMA', N'information_schema', N'leeward') AND s.name NOT LIKE N'db[_]%' ORDER BY s.name`
+	return `SELECT s.name FROM sys.schemas AS s WHERE s.name NOT IN (N'dbo', N'guest', N'sys', N'INFORMATION_SCHEMA', N'information_schema', N'leeward') AND LEFT(s.name, 3) <> N'db_' ORDER BY s.name`
 }
 
 // sqlSizes estimates rows and bytes of all tables; it needs VIEW DATABASE STATE.

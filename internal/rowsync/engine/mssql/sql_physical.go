@@ -55,7 +55,7 @@ func sqlBackupTail(database, file string) string {
 
 // sqlEndSessions puts everybody out of a database, which a restore and a tail backup need.
 func sqlEndSessions(database string, graceSeconds int) string {
-	return fmt.Sprintf("ALTER DATABASE %s SET SINGLE_USER WITH ROLLBACK AFTER %d SECONDS", id(database), graceSeconds)
+	return "ALTER DATABASE " + id(database) + " SET SINGLE_USER WITH " + rollbackAfter(graceSeconds)
 }
 
 // sqlMultiUser lets everybody in again.

@@ -9,7 +9,14 @@ import (
 // sqlReadOnly makes the database read-only for everybody. Transactions that are open
 // are rolled back after a grace, and their sessions ended.
 func sqlReadOnly(database string, graceSeconds int) string {
-	return fmt.Sprintf("ALTER DATABASE %s SET READ_ONLY WITH ROLLBACK AFTER %d SECONDS", id(database), graceSeconds)
+	return "ALTER DATABASE " + id(database) + " SET READ_ONLY WITH " + rollbackAfter(graceSeconds)
+}
+
+func rollbackAfter(seconds int) string {
+	if seconds <= 0 {
+		return "ROLLBACK IMMEDIATE"
+	}
+	return fmt.Sprintf("ROLLBACK AFTER %d SECONDS", seconds)
 }
 
 // sqlReadWrite lifts it.
@@ -42,7 +49,7 @@ func sqlDropFence(n engine.Name, token string) string {
 
 // sqlFences lists the fences that stand.
 func sqlFences() string {
-	return `SELECT s.name, t.name, g.name FROM sys.triggers AS g INNER JOIN sys.tables AS t ON t.object_id = g.parent_id INNER JOIN sys.schemas AS s ON s.schema_id = t.schema_id WHERE g.name LIKE N'leeward[_]f[_]%'`
+	return `SELECT s.name, t.name, g.name FROM sys.triggers AS g INNER JOIN sys.tables AS t ON t.object_id = g.parent_id INNER JOIN sys.schemas AS s ON s.schema_id = t.schema_id WHERE LEFT(g.name, 10) = N'leeward_f_'`
 }
 
 // sqlDropTrigger drops a trigger by name.

@@ -63,7 +63,7 @@ func sqlMakeCaptureTrigger(n engine.Name, token string, key []col, d dialect) st
 // sqlLockTimeout bounds how long the session waits for locks; -1: without bound.
 func sqlLockTimeout(ms int) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d", ms) }
 
-// sqlDropCaptureTrigger, sqlDropLog and sqlDropSequence take it all away.
+// sqlDropCaptureTrigger drops the trigger.
 func sqlDropCaptureTrigger(n engine.Name, token string) string {
 	return "DROP TRIGGER IF EXISTS " + captureTrigger(n, token)
 }

@@ -179,7 +179,7 @@ WHERE u.is_user_defined = 1 ORDER BY s.name, u.name
 GO
 
 -- sqlSchemas lists the user's schemas.
-SELECT s.name FROM sys.schemas AS s WHERE s.name NOT IN (N'dbo', N'guest', N'sys', N'INFORMATION_SCHEMA', N'information_schema', N'leeward') AND s.name NOT LIKE N'db[_]%' ORDER BY s.name
+SELECT s.name FROM sys.schemas AS s WHERE s.name NOT IN (N'dbo', N'guest', N'sys', N'INFORMATION_SCHEMA', N'information_schema', N'leeward') AND LEFT(s.name, 3) <> N'db_' ORDER BY s.name
 GO
 
 -- sqlSizes estimates rows and bytes of all tables; it needs VIEW DATABASE STATE.
@@ -332,7 +332,7 @@ GO
 DELETE FROM [leeward].[capture] WHERE [stream] = @p1 AND [schema_name] = @p2 AND [table_name] = @p3
 GO
 
--- sqlMade reads, sqlAddMade records and sqlDropMade forgets settings.
+-- sqlMade reads which settings of the database stream @p1 switched on.
 SELECT [what] FROM [leeward].[made] WHERE [stream] = @p1
 GO
 
@@ -441,7 +441,7 @@ GO
 SET LOCK_TIMEOUT 5000
 GO
 
--- sqlDropCaptureTrigger, sqlDropLog and sqlDropSequence take it all away.
+-- sqlDropCaptureTrigger drops the trigger.
 DROP TRIGGER IF EXISTS [sales].[leeward_c_0123456789ab]
 GO
 
@@ -763,7 +763,7 @@ DROP TRIGGER IF EXISTS [sales].[leeward_f_0123456789ab]
 GO
 
 -- sqlFences lists the fences that stand.
-SELECT s.name, t.name, g.name FROM sys.triggers AS g INNER JOIN sys.tables AS t ON t.object_id = g.parent_id INNER JOIN sys.schemas AS s ON s.schema_id = t.schema_id WHERE g.name LIKE N'leeward[_]f[_]%'
+SELECT s.name, t.name, g.name FROM sys.triggers AS g INNER JOIN sys.tables AS t ON t.object_id = g.parent_id INNER JOIN sys.schemas AS s ON s.schema_id = t.schema_id WHERE LEFT(g.name, 10) = N'leeward_f_'
 GO
 
 -- sqlDropTrigger drops a trigger by name.
@@ -1013,4 +1013,16 @@ GO
 -- sqlDatabaseSize reads how much of a database is in use, in bytes: what a backup
 -- holds before it is compressed.
 SELECT SUM(CAST(FILEPROPERTY(f.name, 'SpaceUsed') AS bigint)) * 8192 FROM sys.database_files AS f WHERE f.type = 0
+GO
+
+-- sqlCreateDatabase makes a scratch database for leeward selftest.
+CREATE DATABASE [leeward_selftest_x_s]
+GO
+
+-- sqlDropDatabase removes it.
+DROP DATABASE [leeward_selftest_x_s]
+GO
+
+-- sqlForgetStreams empties the record of streams of a scratch database.
+DELETE FROM [leeward].[stream]
 GO

@@ -1,0 +1,10 @@
+package mssql
+
+// sqlCreateDatabase makes a scratch database for leeward selftest.
+func sqlCreateDatabase(name string) string { return "CREATE DATABASE " + id(name) }
+
+// sqlDropDatabase removes it.
+func sqlDropDatabase(name string) string { return "DROP DATABASE " + id(name) }
+
+// sqlForgetStreams empties the record of streams of a scratch database.
+func sqlForgetStreams() string { return "DELETE FROM [leeward].[stream]" }

@@ -32,10 +32,13 @@ func (s *source) Changes(ctx context.Context, stream string, tables []*engine.Ta
 			f.tables[t.Name] = t
 		}
 		err := f.run(ctx, after)
+		if errors.Is(err, errEnough) {
+			return // and must not yield again
+		}
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		if err != nil && !errors.Is(err, errEnough) {
+		if err != nil {
 			yield(engine.Piece{}, fmt.Errorf("follow changes of %s: %w", stream, err))
 		}
 	}

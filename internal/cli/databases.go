@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/protect"
@@ -93,4 +95,60 @@ func renderDatabaseVerify(w io.Writer, d protect.DatabaseVerify) {
 		listed(w, lines)
 	}
 	renderFindings(w, "    ", d.Findings)
+}
+
+func renderRowsPlan(w io.Writer, d protect.RowsPlan) {
+	const in = "    "
+	if !d.Reachable {
+		fmt.Fprintf(w, "%s  NOT REACHABLE\n", d.Database)
+		renderTrouble(w, d.Err, d.Hint)
+		return
+	}
+	fmt.Fprintf(w, "%s  %s, %s\n", d.Database, d.Engine, choose(d.Phase == "", "not replicated yet", clean(d.Phase)))
+	fmt.Fprintf(w, "%schanges: %s\n", in, clean(d.Capture))
+	t := table{right: map[int]bool{1: true, 2: true, 3: true}}
+	for _, x := range d.Tables {
+		t.row(clean(x.Table), estimate(x.Rows), "here "+estimate(x.TargetRows), fmt.Sprintf("about %.0f %% differ", 100*x.Share))
+	}
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, in+l)
+	}
+	if len(d.Missing) > 0 {
+		fmt.Fprintf(w, "%sto be made at the target: %s\n", in, clean(strings.Join(d.Missing, ", ")))
+	}
+	fmt.Fprintf(w, "%sto send about %s of %s\n", in, size(d.Differing), size(d.Bytes))
+	renderFindings(w, in, d.Findings)
+}
+
+// estimate is a number of rows that may not be known.
+func estimate(n int64) string {
+	if n < 0 {
+		return "rows unknown"
+	}
+	return rowWords(n)
+}
+
+func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
+	if len(all) == 0 {
+		return
+	}
+	t := table{right: map[int]bool{2: true, 3: true}}
+	t.row("database", "state", "behind", "objective", "phase", "last verified")
+	for _, s := range all {
+		state := map[dr.Outcome]string{dr.Done: "ok", dr.NotDone: "NOT GOOD"}[s.Outcome]
+		t.row(s.Database, choose(state == "", "NOT KNOWN", state), choose(s.Phase == "", "-", span(s.Age)), choose(s.RPO > 0, span(s.RPO), "none"),
+			choose(s.Phase == "", "none; run: leeward replicate "+s.Database, s.Phase),
+			choose(s.LastVerified.IsZero(), "never", s.LastVerified.Format(time.RFC3339)))
+	}
+	fmt.Fprintln(w)
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, l)
+	}
+	for _, s := range all {
+		if s.Err != "" || len(s.Stopped) > 0 {
+			fmt.Fprintf(w, "\n%s\n", s.Database)
+			renderTrouble(w, s.Err, "")
+			listed(w, s.Stopped)
+		}
+	}
 }

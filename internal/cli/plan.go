@@ -34,8 +34,8 @@ func runPlan(ctx context.Context, c *call) error {
 	if err := enterStore(ctx, e); err != nil {
 		return err
 	}
-	p := c.startProgress("plan", selected)
-	res, err := protect.Plan(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report})
+	p := c.startProgress("plan", c.everything(selected))
+	res, err := protect.Plan(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})
 	p.Close()
 	if err != nil {
 		return err
@@ -69,6 +69,13 @@ func planCode(res *protect.PlanResult) int {
 			parts = append(parts, dr.Done)
 		}
 	}
+	for _, d := range res.Rows {
+		if !d.Reachable || blocked(d.Findings) {
+			parts = append(parts, dr.NotDone)
+		} else {
+			parts = append(parts, dr.Done)
+		}
+	}
 	return outcomeCode(parts)
 }
 
@@ -82,10 +89,15 @@ func blocked(findings []protect.Finding) bool {
 }
 
 func renderPlan(w io.Writer, e *config.Estate, res *protect.PlanResult, now time.Time) {
-	fmt.Fprintf(w, "\n%s: %s to %s, %s\n", e.Name, e.Source.Name, e.Target.Name, count(len(res.Servers), "server"))
+	fmt.Fprintf(w, "\n%s: %s to %s, %s%s\n", e.Name, e.Source.Name, e.Target.Name, count(len(res.Servers), "server"),
+		choose(len(res.Rows) > 0, ", "+count(len(res.Rows), "database"), ""))
 	for _, s := range res.Servers {
 		fmt.Fprintln(w)
 		renderServerPlan(w, s)
+	}
+	for _, d := range res.Rows {
+		fmt.Fprintln(w)
+		renderRowsPlan(w, d)
 	}
 	fmt.Fprintln(w)
 	renderFindings(w, "", res.Findings)
@@ -132,6 +144,11 @@ func blockedServers(res *protect.PlanResult) (out []string) {
 	for _, s := range res.Servers {
 		if !s.Reachable || blocked(s.Findings) {
 			out = append(out, string(s.Server))
+		}
+	}
+	for _, d := range res.Rows {
+		if !d.Reachable || blocked(d.Findings) {
+			out = append(out, d.Database)
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
+	"github.com/leeward-dr/leeward/internal/protect"
 )
 
 // statusResult is the result of status.
@@ -17,6 +18,8 @@ type statusResult struct {
 	Estate  string         `json:"estate"`
 	Store   string         `json:"store"`
 	Servers []serverStatus `json:"servers"`
+	// Databases are those that are replicated by themselves.
+	Databases []protect.RowsStatus `json:"databases,omitempty"`
 }
 
 // serverStatus says how well a server could be recovered now. Outcome is Done
@@ -54,6 +57,10 @@ func runStatus(ctx context.Context, c *call) error {
 	}
 	res, parts := judge(e, stored, time.Now())
 	addDrills(res, lastDrills(dir))
+	for _, name := range c.databases {
+		s := protect.StatusOfRows(ctx, e.Database(name), dir, strictest(e, name), time.Now())
+		res.Databases, parts = append(res.Databases, s), append(parts, s.Outcome)
+	}
 	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderStatus(w, res) })
 }
 
@@ -62,7 +69,7 @@ func judge(e *config.Estate, stored []storedServer, now time.Time) (*statusResul
 	res := &statusResult{Estate: e.Name, Store: e.Target.Store}
 	var parts []dr.Outcome
 	for _, s := range stored {
-		v := serverStatus{Server: s.name, Outcome: dr.NotDone, Points: len(s.points), RPO: strictest(e, s.name)}
+		v := serverStatus{Server: s.name, Outcome: dr.NotDone, Points: len(s.points), RPO: strictest(e, string(s.name))}
 		if s.err != nil {
 			v.Err = s.err.Error()
 		}
@@ -87,11 +94,11 @@ func addDrills(res *statusResult, drills map[dr.ServerName]drill.Result) {
 	}
 }
 
-// strictest returns the smallest objective of the groups that hold a server, 0 if
-// there is none.
-func strictest(e *config.Estate, name dr.ServerName) (out time.Duration) {
+// strictest returns the smallest objective of the groups that hold a server or a
+// database, 0 if there is none.
+func strictest(e *config.Estate, name string) (out time.Duration) {
 	for _, g := range e.Groups {
-		if rpo := g.Objective.RPO; rpo > 0 && slices.Contains(g.Order, string(name)) && (out == 0 || rpo < out) {
+		if rpo := g.Objective.RPO; rpo > 0 && slices.Contains(g.Order, name) && (out == 0 || rpo < out) {
 			out = rpo
 		}
 	}
@@ -126,9 +133,12 @@ func renderStatus(w io.Writer, res *statusResult) {
 		t.row(string(s.Server), choose(s.Outcome == dr.Done, "ok", "TOO OLD"), span(s.Age), rpo,
 			string(s.Newest.Consistency), string(s.Newest.ID), drillWords(s))
 	}
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
+	if len(res.Servers) > 0 {
+		for _, l := range t.lines() {
+			fmt.Fprintln(w, l)
+		}
 	}
+	renderRowsStatus(w, res.Databases)
 	for _, s := range res.Servers {
 		if s.Err != "" {
 			fmt.Fprintf(w, "\n%s\n", s.Server)

@@ -38,8 +38,13 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 		return nil, err
 	}
 	planners := make([]*planner, len(names))
+	databases := o.databases()
+	res.Rows = make([]RowsPlan, len(databases))
 	bin := &remote.Binary{}
 	var wg sync.WaitGroup
+	for i, db := range databases {
+		wg.Go(func() { res.Rows[i] = planRows(ctx, db, store.Dir(), o.Progress) })
+	}
 	for i, name := range names {
 		p := &planner{server: o.Estate.Server(name), store: store, bin: bin, plan: &res.Servers[i]}
 		planners[i] = p

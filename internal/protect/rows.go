@@ -44,25 +44,33 @@ type rows struct {
 	begun time.Time
 }
 
-// openRows makes ready to replicate a database. store is where the data of the
-// target's store is; nobody is reached yet.
-func openRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (*rows, error) {
+// rowsConfig is how a database is replicated. store is where the data of the target's
+// store is.
+func rowsConfig(ctx context.Context, db *config.Database, store string) (c rowsync.Config, err error) {
+	c = rowsync.Config{Name: db.Name, Spool: filepath.Join(store, "databases", db.Name), Log: slog.New(slog.DiscardHandler)}
 	if db.Mode != "logical" {
-		return nil, dr.WithHint(fmt.Errorf("database %s: mode: %s is not driven by this command", db.Name, db.Mode), "leave mode out, for rows")
+		return c, dr.WithHint(fmt.Errorf("database %s: mode: %s is not driven by this command", db.Name, db.Mode), "leave mode out: rows are replicated then")
 	}
-	c := rowsync.Config{Name: db.Name, Spool: filepath.Join(store, "databases", db.Name), Log: slog.New(slog.DiscardHandler)}
-	var err error
 	if c.Driver, err = driver(db.Engine); err != nil {
-		return nil, err
+		return c, err
 	}
 	filter := engine.Filter{Include: db.Tables.Include, Exclude: db.Tables.Exclude}
 	c.Source = engine.Options{DSN: db.Source.DSN, Capture: db.Capture, Tables: filter}
 	c.Target = engine.Options{DSN: db.Target.DSN, Capture: db.Capture, Tables: filter}
 	if c.Source.Password, err = password(ctx, db.Source); err != nil {
-		return nil, fmt.Errorf("database %s, source: %w", db.Name, err)
+		return c, fmt.Errorf("database %s, source: %w", db.Name, err)
 	}
 	if c.Target.Password, err = password(ctx, db.Target); err != nil {
-		return nil, fmt.Errorf("database %s, target: %w", db.Name, err)
+		return c, fmt.Errorf("database %s, target: %w", db.Name, err)
+	}
+	return c, nil
+}
+
+// openRows makes ready to work on a database; nobody is reached yet.
+func openRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (*rows, error) {
+	c, err := rowsConfig(ctx, db, store)
+	if err != nil {
+		return nil, err
 	}
 	r, err := rowsync.New(c)
 	if errors.Is(err, rowsync.ErrBusy) {
@@ -223,14 +231,20 @@ func (d *DatabaseRun) take(r rowsync.Result) {
 		}
 	}
 	slices.SortFunc(d.Tables, func(a, b TableRun) int { return cmp.Compare(a.Table, b.Table) })
-	for table, s := range r.Stopped {
+	d.Stopped = stops(r.Stopped)
+}
+
+// stops tells of tables that are not followed.
+func stops(in map[string]rowsync.Stop) (out []string) {
+	for table, s := range in {
 		text := table + " is not followed: " + s.Cause
 		if s.Remedy != "" {
 			text += "; " + s.Remedy
 		}
-		d.Stopped = append(d.Stopped, text)
+		out = append(out, text)
 	}
-	slices.Sort(d.Stopped)
+	slices.Sort(out)
+	return out
 }
 
 // findings turns what a driver found into findings of a plan.

@@ -9,6 +9,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/rowsync"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
 // RowsPlan is the plan for one database that is replicated by itself.
@@ -72,16 +73,44 @@ func (p *RowsPlan) take(a rowsync.Assessment) {
 	}
 }
 
-// RowsStatus says how far a database's copy is.
+// RowsStatus says how far a database's copy is. Outcome is Done where the copy is a
+// state its source had and was heard of within the objective.
 type RowsStatus struct {
 	Database     string        `json:"database"`
 	Outcome      dr.Outcome    `json:"outcome"`
 	Phase        string        `json:"phase"` // empty before the first pass
 	Position     string        `json:"position"`
-	SourceTime   time.Time     `json:"source_time"` // of the newest change applied
-	Age          time.Duration `json:"age_ns"`      // since the source was last heard of
-	Waiting      int64         `json:"waiting_bytes"`
-	LastVerified time.Time     `json:"last_verified"`
+	SourceTime   time.Time     `json:"source_time"`   // of the newest change applied
+	Age          time.Duration `json:"age_ns"`        // since the source was last heard of: what a failover now would lose at most
+	RPO          time.Duration `json:"rpo_ns"`        // objective; 0 where there is none
+	Spooled      int64         `json:"spooled_bytes"` // landed at the target
+	LastVerified time.Time     `json:"last_verified"` // zero: never
 	Stopped      []string      `json:"stopped,omitempty"`
 	Err          string        `json:"error,omitempty"`
+}
+
+// StatusOfRows reads how the copy of a database stands, without the source. store is
+// where the data of the target's store is.
+func StatusOfRows(ctx context.Context, db *config.Database, store string, rpo time.Duration, now time.Time) RowsStatus {
+	res := RowsStatus{Database: db.Name, Outcome: dr.Unknown, RPO: rpo}
+	c, err := rowsConfig(ctx, db, store)
+	if err != nil {
+		res.Err = err.Error()
+		return res
+	}
+	s, err := rowsync.StatusOf(ctx, c, now)
+	if err != nil {
+		res.Err = err.Error()
+		return res
+	}
+	res.Phase, res.Position, res.SourceTime = string(s.Phase), string(s.Position), s.SourceTime
+	res.Spooled, res.LastVerified, res.Stopped = s.SpoolBytes, s.LastVerified, stops(s.Stopped)
+	if !s.Heard.IsZero() {
+		res.Age = now.Sub(s.Heard)
+	}
+	res.Outcome = dr.NotDone
+	if s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (rpo == 0 || res.Age <= rpo) {
+		res.Outcome = dr.Done
+	}
+	return res
 }

@@ -47,6 +47,7 @@ type Progress struct {
 // PlanResult is what plan found out.
 type PlanResult struct {
 	Servers  []ServerPlan  `json:"servers"`
+	Rows     []RowsPlan    `json:"databases,omitempty"` // of the databases replicated by themselves
 	Target   TargetSpace   `json:"target"`
 	Bytes    int64         `json:"bytes"`     // to be carried by all servers together
 	ETA      time.Duration `json:"eta_ns"`    // until all have a recovery point; 0 unknown

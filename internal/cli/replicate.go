@@ -65,7 +65,7 @@ func renderRun(w io.Writer, res *protect.RunResult) {
 	for _, d := range res.Databases {
 		rows = append(rows, d.Outcome)
 	}
-	fmt.Fprintf(w, "\n%s in %s%s\n", tallies(parts, rows), span(res.Duration), choose(wire > 0, ", "+size(wire)+" of files on the wire", ""))
+	fmt.Fprintf(w, "\n%s in %s%s\n", tallies(parts, rows), span(res.Duration), choose(wire > 0, ", "+size(wire)+" on the wire", ""))
 }
 
 // tallies is the tally of servers and that of databases, of which one may be empty.

@@ -11,9 +11,13 @@ import (
 )
 
 func runVerify(ctx context.Context, c *call) error {
+	point := c.flags.String("point", "", "check recovery point `ID`, newest or all, against what was noted when it was made; no source is asked")
 	e, selected, err := c.carriedInStore(ctx)
 	if err != nil {
 		return err
+	}
+	if *point != "" {
+		return c.checkPoints(ctx, e, selected, *point)
 	}
 	p := c.startProgress("verify", c.everything(selected))
 	res, err := protect.Verify(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})

@@ -278,6 +278,7 @@ func (a *apply) write(ctx context.Context, piles []*pile, plan *orderPlan) error
 // upsert updates the staged rows that are there and inserts those that are not. later
 // names columns that are not updated now, null those that are inserted as NULL.
 func (a *apply) upsert(ctx context.Context, p *pile, later, null map[string]bool) (updated, inserted int64, err error) {
+	var anew int64
 	identity := slices.IndexFunc(p.cols, func(c col) bool { return c.Identity })
 	if identity >= 0 && !slices.ContainsFunc(p.key, func(c col) bool { return c.Identity }) {
 		if _, err := a.s.exec(ctx, sqlDeleteOtherIdentity(p.t, p.key, p.cols[identity], p.up)); err != nil {
@@ -286,12 +287,19 @@ func (a *apply) upsert(ctx context.Context, p *pile, later, null map[string]bool
 	}
 	now := slices.DeleteFunc(slices.Clone(p.cols), func(c col) bool { return later[c.Name] })
 	if len(settable(now)) > 0 {
-		if updated, err = a.try(ctx, p, sqlUpdateRows(p.t, p.key, now, p.up)); err != nil {
+		updated, err = a.try(ctx, p, sqlUpdateRows(p.t, p.key, now, p.up))
+		if uniqueViolation(err) {
+			// Some servers look at each row by itself, so that values cannot change hands
+			// within a statement: the rows are then made anew.
+			updated, err = a.s.exec(ctx, sqlDeleteRows(p.t, p.key, p.up))
+			anew = updated
+		}
+		if err != nil {
 			return 0, 0, fmt.Errorf("update rows of %s: %w", p.t.Name, err)
 		}
 	}
 	inserted, err = a.insert(ctx, p, identity >= 0, sqlInsertRows(p.t, p.key, p.cols, p.up, null))
-	return updated, inserted, err
+	return updated, inserted - anew, err
 }
 
 func (a *apply) insert(ctx context.Context, p *pile, identity bool, query string) (int64, error) {

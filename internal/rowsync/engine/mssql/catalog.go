@@ -85,9 +85,11 @@ func (c *catalog) readTypes(ctx context.Context, s *session) error {
 		var base *string
 		var nullable flag
 		var table *int64
-		if err := scan(&u.name.Schema, &u.name.Name, &base, &u.maxLength, &u.prec, &u.scale, &nullable, &table); err != nil {
+		var length, prec, scale num
+		if err := scan(&u.name.Schema, &u.name.Name, &base, &length, &prec, &scale, &nullable, &table); err != nil {
 			return err
 		}
+		u.maxLength, u.prec, u.scale = int(length), int(prec), int(scale)
 		u.base, u.nullable = value(base), bool(nullable)
 		if table != nil {
 			u.table = *table
@@ -101,14 +103,12 @@ func (c *catalog) readTypes(ctx context.Context, s *session) error {
 func (c *catalog) readTables(ctx context.Context, s *session) error {
 	return s.each(ctx, sqlTables(), func(scan func(...any) error) error {
 		t := &tableInfo{rows: -1, collate: s.d.Collate}
-		var temporal *int
+		var temporal num
 		var memory, external, file flag
 		if err := scan(&t.id, &t.name.Schema, &t.name.Name, &temporal, &memory, &external, &file); err != nil {
 			return err
 		}
-		if temporal != nil {
-			t.temporal = *temporal
-		}
+		t.temporal = int(temporal)
 		t.memory, t.external, t.file = bool(memory), bool(external), bool(file)
 		c.tables = append(c.tables, t)
 		c.byID[t.id] = t
@@ -148,18 +148,40 @@ func (t *text) Scan(v any) error {
 	return nil
 }
 
+// num is a number of the catalogue, which may be NULL.
+type num int
+
+// Scan takes numbers of any spelling, and nothing.
+func (n *num) Scan(v any) error {
+	*n = 0
+	switch v := v.(type) {
+	case int64:
+		*n = num(v)
+	case bool:
+		if v {
+			*n = 1
+		}
+	case []byte:
+		i, err := strconv.Atoi(plain(string(v)))
+		*n = num(i)
+		return err
+	}
+	return nil
+}
+
 func (c *catalog) readColumns(ctx context.Context, s *session) error {
 	return s.each(ctx, sqlColumns(), func(scan func(...any) error) error {
 		var object int64
 		var x columnInfo
 		var base, us, un, coll, dn, dd, formula, seed, increment text
-		var generated int64
+		var generated, length, prec, scale num
 		var nullable, identity, computed, sparse, guid, unnamed, persisted flag
-		err := scan(&object, &x.id, &x.name, &base, &us, &un, &x.maxLength, &x.prec, &x.scale, &coll, &nullable, &identity, &computed,
+		err := scan(&object, &x.id, &x.name, &base, &us, &un, &length, &prec, &scale, &coll, &nullable, &identity, &computed,
 			&generated, &sparse, &guid, &dn, &dd, &unnamed, &formula, &persisted, &seed, &increment)
 		if err != nil {
 			return err
 		}
+		x.maxLength, x.prec, x.scale = int(length), int(prec), int(scale)
 		x.base, x.aliasSchema, x.alias, x.collation = strings.ToLower(string(base)), string(us), string(un), string(coll)
 		x.defaultName, x.defaultText, x.defaultUnnamed = string(dn), string(dd), bool(unnamed)
 		x.formula, x.persisted, x.seed, x.increment = string(formula), bool(persisted), string(seed), string(increment)
@@ -179,8 +201,9 @@ func (c *catalog) readIndexes(ctx context.Context, s *session) error {
 		var x indexInfo
 		var k indexKey
 		var name, filter text
+		var kind, fill num
 		var unique, primary, constraint, disabled, ignore, desc, included flag
-		err := scan(&object, &x.id, &name, &x.typ, &unique, &primary, &constraint, &disabled, &ignore, &x.fill, &filter, &k.column, &desc, &included)
+		err := scan(&object, &x.id, &name, &kind, &unique, &primary, &constraint, &disabled, &ignore, &fill, &filter, &k.column, &desc, &included)
 		if err != nil {
 			return err
 		}
@@ -190,6 +213,7 @@ func (c *catalog) readIndexes(ctx context.Context, s *session) error {
 		}
 		last := len(t.indexes) - 1
 		if last < 0 || t.indexes[last].id != x.id {
+			x.typ, x.fill = int(kind), int(fill)
 			x.name, x.filter = unmangled(string(name), t.name.Name), string(filter)
 			x.unique, x.primary, x.constraint = bool(unique), bool(primary), bool(constraint)
 			x.disabled, x.ignoreDup = bool(disabled), bool(ignore)
@@ -322,7 +346,7 @@ func (c *catalog) readTriggers(ctx context.Context, s *session) error {
 func (c *catalog) readSequences(ctx context.Context, s *session) error {
 	return s.each(ctx, sqlSequences(), func(scan func(...any) error) error {
 		q := &sequenceInfo{}
-		var prec int
+		var prec num
 		var start, increment, low, high, current text
 		var cycle, cached flag
 		var cache *int64
@@ -330,7 +354,7 @@ func (c *catalog) readSequences(ctx context.Context, s *session) error {
 			return err
 		}
 		if q.typ == "decimal" || q.typ == "numeric" {
-			q.typ = spellType(q.typ, 0, prec, 0)
+			q.typ = spellType(q.typ, 0, int(prec), 0)
 		}
 		q.start, q.increment, q.min, q.max = string(start), string(increment), string(low), string(high)
 		q.cycle, q.cached, q.current = bool(cycle), bool(cached), string(current)

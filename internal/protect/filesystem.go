@@ -30,8 +30,11 @@ func fileName(mountPoint string) string {
 }
 
 func catalogPath(r *replica.Replica, mountPoint string) string {
-	return filepath.Join(r.StateDir(), "catalog-"+fileName(mountPoint)+".db")
+	return filepath.Join(r.StateDir(), catalogFile(mountPoint))
 }
+
+// catalogFile is the name of a filesystem's catalog in the state.
+func catalogFile(mountPoint string) string { return "catalog-" + fileName(mountPoint) + ".db" }
 
 // indexDir lies beside the state, not in it: points need no index.
 func indexDir(r *replica.Replica, mountPoint string) string {

@@ -114,8 +114,10 @@ type added struct {
 	Path       string `json:"path"` // within it
 }
 
-func readAdded(r *replica.Replica) ([]added, error) {
-	b, err := os.ReadFile(filepath.Join(r.StateDir(), addedFile))
+func readAdded(r *replica.Replica) ([]added, error) { return readAddedIn(r.StateDir()) }
+
+func readAddedIn(state string) ([]added, error) {
+	b, err := os.ReadFile(filepath.Join(state, addedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -37,6 +37,9 @@ func (p *Point) Facts() (*agentpb.Facts, error) {
 	return &f, nil
 }
 
+// StateDir returns the directory of the catalogs as they were when the point was made.
+func (p *Point) StateDir() string { return filepath.Join(p.Dir, stateDir) }
+
 // Disk returns the path of the point's disk image, which nobody may write.
 func (p *Point) Disk() string { return filepath.Join(p.Dir, diskFile) }
 

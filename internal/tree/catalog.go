@@ -389,25 +389,10 @@ func (c *Catalog) Sum() (CatalogSum, error) {
 	if out.Digest != "" {
 		return out, nil
 	}
-	out = CatalogSum{}
-	var h chunk.Hasher
-	err := c.update(func(tx *bbolt.Tx) error {
-		err := tx.Bucket(pagesBucket).ForEach(func(k, v []byte) error {
-			h.Write(k)
-			h.Write(v)
-			entries, err := decodePage(v)
-			for _, e := range entries {
-				out.Entries++
-				if kindOf(e.mode) == unix.S_IFREG {
-					out.Bytes += int64(e.size)
-				}
-			}
-			return err
-		})
-		if err != nil {
+	err := c.update(func(tx *bbolt.Tx) (err error) {
+		if out, err = sumPages(tx); err != nil {
 			return err
 		}
-		out.Digest = h.Sum().String()
 		b, err := json.Marshal(out)
 		if err != nil {
 			return err
@@ -418,4 +403,38 @@ func (c *Catalog) Sum() (CatalogSum, error) {
 		return CatalogSum{}, fmt.Errorf("sum catalog: %w", err)
 	}
 	return out, nil
+}
+
+// count is Sum for a catalog that is only read, and reads everything.
+func (c *Catalog) count() (out CatalogSum, err error) {
+	err = c.view(func(tx *bbolt.Tx) (err error) {
+		out, err = sumPages(tx)
+		return err
+	})
+	if err != nil {
+		return CatalogSum{}, fmt.Errorf("sum catalog: %w", err)
+	}
+	return out, nil
+}
+
+func sumPages(tx *bbolt.Tx) (out CatalogSum, err error) {
+	pages := tx.Bucket(pagesBucket)
+	if pages == nil {
+		return out, fmt.Errorf("%w: it has no pages", ErrDamaged)
+	}
+	var h chunk.Hasher
+	err = pages.ForEach(func(k, v []byte) error {
+		h.Write(k)
+		h.Write(v)
+		entries, err := decodePage(v)
+		for _, e := range entries {
+			out.Entries++
+			if kindOf(e.mode) == unix.S_IFREG {
+				out.Bytes += int64(e.size)
+			}
+		}
+		return err
+	})
+	out.Digest = h.Sum().String()
+	return out, err
 }

@@ -89,6 +89,15 @@ type digester struct {
 
 // walk calls emit with each directory's digest, from several goroutines.
 func (d *digester) walk(ctx context.Context, emit func(path string, digest []byte) error) error {
+	return walkTree(ctx, func(path string) ([]string, error) {
+		entries, children := d.entries(ctx, path)
+		return children, emit(path, sumEntries(entries))
+	})
+}
+
+// walkTree calls visit with the path of each directory, from several goroutines;
+// visit returns the paths of those in it.
+func walkTree(ctx context.Context, visit func(path string) (children []string, err error)) error {
 	var mu sync.Mutex
 	cond := sync.NewCond(&mu)
 	stack := []string{""}
@@ -113,8 +122,7 @@ func (d *digester) walk(ctx context.Context, emit func(path string, digest []byt
 				stack = stack[:len(stack)-1]
 				busy++
 				mu.Unlock()
-				entries, children := d.entries(ctx, path)
-				err := emit(path, sumEntries(entries))
+				children, err := visit(path)
 				mu.Lock()
 				busy--
 				stack = append(stack, children...)

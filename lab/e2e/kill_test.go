@@ -65,6 +65,7 @@ func TestCuts(t *testing.T) {
 	w.must(t, config, "replicate", "web1", "files1")
 	w.equal(t, config, "web1", "files1")
 	w.audit(t, known, "web1", "files1")
+	w.must(t, config, "verify", "--point", "all", "web1", "files1")
 }
 
 // stir gives the next pass something to carry beside what the writers do: large

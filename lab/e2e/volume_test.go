@@ -37,7 +37,7 @@ func needGuests(t *testing.T) *world {
 // volumeEstate carries little of mail1 and mon1: reading is slow in a guest. Letters
 // are carried slowly besides, so that there is time to do something meanwhile.
 func volumeEstate(w *world, t *testing.T, store string, slow bool) string {
-	mail := small("mail1", ", /home/clerk[1-9]/**")
+	mail := small("mail1", ", '/home/clerk[1-9]/**'")
 	if slow {
 		mail = strings.TrimSuffix(mail, "}") + ", limits: {disk: 256 KiB/s}}"
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,9 @@ func renderDatabaseRuns(w io.Writer, runs []protect.DatabaseRun) {
 func rowWords(n int64) string { return count(int(n), "row") }
 
 func renderDatabaseRun(w io.Writer, d protect.DatabaseRun) {
-	if d.Err == "" && len(d.Stopped)+len(d.Findings) == 0 {
+	// Notes are for plan; here only what is not as it should be.
+	grave := slices.DeleteFunc(slices.Clone(d.Findings), func(f protect.Finding) bool { return f.Level == protect.Note })
+	if d.Err == "" && len(d.Stopped)+len(grave) == 0 {
 		return
 	}
 	fmt.Fprintf(w, "\n%s\n", d.Database)
@@ -52,7 +55,7 @@ func renderDatabaseRun(w io.Writer, d protect.DatabaseRun) {
 	for _, s := range d.Stopped {
 		fmt.Fprintf(w, "    STOPPED: %s\n", clean(s))
 	}
-	renderFindings(w, "    ", d.Findings)
+	renderFindings(w, "    ", grave)
 }
 
 func renderDatabaseVerifies(w io.Writer, all []protect.DatabaseVerify) (parts []dr.Outcome) {

@@ -48,7 +48,7 @@ start_mariadb() {
     as mysql mariadbd --no-defaults --datadir="$work/mariadb" --socket="$work/mariadb/sock" --pid-file="$work/mariadb/pid" \
         --bind-address=0.0.0.0 --skip-name-resolve --innodb-buffer-pool-size=32M --innodb-flush-log-at-trx-commit=2 \
         --server-id=2 --log-bin="$work/mariadb/binlog" --binlog-format=ROW --binlog-row-image=FULL --binlog-row-metadata=FULL \
-        --gtid-strict-mode=1 --local-infile=1 >> mariadb.log 2>&1 &
+        --gtid-strict-mode=1 --local-infile=1 --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci >> mariadb.log 2>&1 &
     for _ in $(seq 150); do
         if as mysql mariadb-admin --no-defaults -u mysql --socket="$work/mariadb/sock" ping > /dev/null 2>&1; then break; fi
         sleep 0.1

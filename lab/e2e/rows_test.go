@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/lab"
+)
+
+// TestDatabases brings stale clones of both databases up to date while they are
+// written to, by the commands a user has, and compares by the engines' own tools.
+func TestDatabases(t *testing.T) {
+	w := need(t)
+	config := filepath.Join(w.lab.Dir(), "leeward.yaml")
+	names := []string{"shop", "plant"}
+	var plan protect.PlanResult
+	result(t, w.must(t, config, append([]string{"plan"}, names...)...), &plan)
+	for _, d := range plan.Rows {
+		if !d.Reachable || d.Capture == "" || len(d.Tables) == 0 {
+			t.Errorf("plan of %s: %+v", d.Database, d)
+		}
+	}
+	var run protect.RunResult
+	result(t, w.must(t, config, append([]string{"replicate"}, names...)...), &run)
+	for _, d := range run.Databases {
+		var compared, sent int64
+		for _, x := range d.Tables {
+			compared, sent = compared+x.Compared, sent+x.Sent
+		}
+		if d.Outcome != dr.Done || !d.Seeded || compared < 10000 || sent < 1000 || sent > compared/2 {
+			t.Errorf("first pass of %s: %+v", d.Database, d)
+		}
+	}
+	result(t, w.must(t, config, append([]string{"replicate"}, names...)...), &run)
+	for _, d := range run.Databases {
+		if d.Outcome != dr.Done || d.Seeded {
+			t.Errorf("second pass of %s: %+v", d.Database, d)
+		}
+	}
+	var verify protect.VerifyResult
+	result(t, w.must(t, config, append([]string{"verify"}, names...)...), &verify)
+	for _, d := range verify.Databases {
+		if d.Outcome != dr.Done || d.Rows < 10000 {
+			t.Errorf("verify of %s: %+v", d.Database, d)
+		}
+	}
+	const orders = "SELECT count(*), md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o"
+	const readings = "SELECT count(*), sum(crc32(concat_ws(',', id, at, sensor, value))) FROM readings WHERE id <= 10000 OR id >= 900000"
+	for _, c := range []struct {
+		server, there string
+		here          []string
+	}{
+		{"db1", "runuser -u postgres -- psql -Atc \"SET timezone = 'UTC'; " + orders + "\" shop",
+			[]string{"env", "PGPASSWORD=harbour", "psql", "-h", "127.0.0.1", "-U", "leeward", "-Atc", "SET timezone = 'UTC'; " + orders, "shop"}},
+		{"db2", "mariadb -Ne '" + readings + "' plant",
+			[]string{"mariadb", "--no-defaults", "-h", "127.0.0.1", "-u", "leeward", "-pharbour", "-Ne", readings, "plant"}},
+	} {
+		argv := lab.InDallas(c.here...)
+		source, target := strings.TrimSpace(w.in(t, c.server, c.there)), strings.TrimSpace(command(t, "", nil, argv[0], argv[1:]...))
+		if source == "" || source != target {
+			t.Errorf("%s: the source says %q, the target %q", c.server, source, target)
+		}
+	}
+}
+
+// result reads the result object of a run.
+func result(t *testing.T, r ran, into any) {
+	t.Helper()
+	if err := json.Unmarshal(r.Result, into); err != nil {
+		t.Fatalf("read the result: %v\n%s", err, r)
+	}
+}

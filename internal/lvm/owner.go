@@ -24,7 +24,7 @@ func Self() (Owner, error) {
 	}
 	o := Owner{boot: strings.TrimSpace(string(boot)), pid: os.Getpid()}
 	o.boot = o.boot[:min(8, len(o.boot))]
-	if o.started, err = startOf("/proc", o.pid); err != nil {
+	if o.started, err = startOf(o.pid); err != nil {
 		return Owner{}, fmt.Errorf("name snapshots: %w", err)
 	}
 	return o, nil
@@ -53,32 +53,36 @@ func ownerOf(prefix, name string) (o Owner, ok bool) {
 
 // Stale returns those of all volumes that are snapshots named with prefix whose
 // owner is not there any more. self is who asks.
-func Stale(all []Volume, prefix string, self Owner) []Volume {
-	return stale(all, prefix, self, "/proc")
-}
-
-func stale(all []Volume, prefix string, self Owner, proc string) (out []Volume) {
+func Stale(all []Volume, prefix string, self Owner) (out []Volume) {
 	for _, v := range all {
-		o, ok := ownerOf(prefix, v.Name)
-		if !ok {
-			continue
+		if Abandoned(prefix, v.Name, self) {
+			out = append(out, v)
 		}
-		if o.boot == self.boot {
-			if started, err := startOf(proc, o.pid); err == nil && started == o.started {
-				continue
-			} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-		}
-		out = append(out, v)
 	}
 	return out
 }
 
+// Abandoned reports whether name is one that Name made and its owner is not there
+// any more.
+func Abandoned(prefix, name string, self Owner) bool {
+	o, ok := ownerOf(prefix, name)
+	if !ok {
+		return false
+	}
+	if o.boot != self.boot {
+		return true
+	}
+	started, err := startOf(o.pid)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	return started != o.started
+}
+
 // startOf returns when a process began: field 22 of its stat, behind a name that
 // may hold anything.
-func startOf(proc string, pid int) (started uint64, err error) {
-	b, err := os.ReadFile(filepath.Join(proc, fmt.Sprint(pid), "stat"))
+func startOf(pid int) (started uint64, err error) {
+	b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "stat"))
 	if err != nil {
 		return 0, err
 	}

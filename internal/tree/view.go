@@ -113,14 +113,33 @@ func openView(f *agentpb.OpenFilesystem, snapshot bool, scratch string, t taken)
 	return v, nil
 }
 
+// viewPrefix begins the names of the directories that views are mounted on.
+const viewPrefix = "view"
+
+// removeStaleViews removes the directories of agents that were killed. Removing one
+// that is in use would take its mounts away.
+func removeStaleViews(scratch string, self lvm.Owner) {
+	dirs, _ := filepath.Glob(filepath.Join(scratch, viewPrefix+"-*")) // the pattern is well-formed
+	for _, d := range dirs {
+		if lvm.Abandoned(viewPrefix, filepath.Base(d), self) {
+			os.Remove(d) // empty: what was mounted there went with the agent
+		}
+	}
+}
+
 // mountPoint makes a directory to mount on. It lies on a tmpfs of ours, so that
 // nothing is written to the source's disks.
 func (v *view) mountPoint(scratch string) (string, error) {
 	if err := os.MkdirAll(scratch, 0o700); err != nil {
 		return "", fmt.Errorf("make view: %w", err)
 	}
-	base, err := os.MkdirTemp(scratch, "view-")
+	self, err := lvm.Self()
 	if err != nil {
+		return "", err
+	}
+	removeStaleViews(scratch, self)
+	base := filepath.Join(scratch, self.Name(viewPrefix, int(time.Now().UnixNano())))
+	if err := os.Mkdir(base, 0o700); err != nil {
 		return "", fmt.Errorf("make view: %w", err)
 	}
 	v.undo = append(v.undo, func() { os.Remove(base) })

@@ -316,13 +316,14 @@ func (s *Service) cleanHandler(_ context.Context, st *pipe.Stream) error {
 		}
 		any = any || s.volumes.volumeOf(f.MountPoint) != ""
 	}
+	self, err := lvm.Self()
+	if err != nil {
+		return err
+	}
+	removeStaleViews(s.scratch, self)
 	if any {
-		self, err := lvm.Self()
-		if err == nil {
-			var left []string
-			_, left, err = s.volumes.removeStale(self)
-			reply.Left = append(reply.Left, left...)
-		}
+		_, left, err := s.volumes.removeStale(self)
+		reply.Left = append(reply.Left, left...)
 		if err != nil {
 			reply.Left = append(reply.Left, "snapshots of logical volumes: "+err.Error())
 		}

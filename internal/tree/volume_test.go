@@ -175,10 +175,17 @@ func TestVolumeSnapshotFillsUp(t *testing.T) {
 }
 
 func TestCleanRemovesStaleSnapshots(t *testing.T) {
-	_, f, src, conn := newVolumeService(t, "ext4")
+	s, f, src, conn := newVolumeService(t, "ext4")
+	left := s.scratch + "/view-00000000-1-1-12345"
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	var reply agentpb.CleanReply
 	req := &agentpb.OpenRequest{Filesystems: []*agentpb.OpenFilesystem{{MountPoint: src}}}
 	if err := conn.Call(t.Context(), "tree.clean", req, &reply); err != nil || len(reply.Left) > 0 || len(f.all) != 1 {
 		t.Errorf("clean: %v, %v, left behind: %v", &reply, err, f.all)
+	}
+	if _, err := os.Stat(left); err == nil {
+		t.Errorf("clean leaves %s", left)
 	}
 }

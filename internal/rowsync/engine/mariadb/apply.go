@@ -58,9 +58,6 @@ func (t *Target) Begin(ctx context.Context, from engine.State, tables []*engine.
 }
 
 func (x *apply) begin(ctx context.Context) error {
-	if err := x.exec(ctx, "START TRANSACTION"); err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
 	row := x.a.conn.QueryRowContext(ctx, "SELECT "+stateColumns+" FROM leeward.stream WHERE db = ? AND name = ? FOR UPDATE", x.t.db, x.from.Stream)
 	s, err := scanState(row, x.from.Stream)
 	switch {
@@ -103,7 +100,7 @@ func (t *Target) applier(ctx context.Context) (*applier, error) {
 	}
 	for _, q := range []string{
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-		"SET SESSION foreign_key_checks = 0, innodb_lock_wait_timeout = 10",
+		"SET SESSION foreign_key_checks = 0, innodb_lock_wait_timeout = 10, autocommit = 0",
 	} {
 		if _, err := c.ExecContext(ctx, q); err != nil {
 			discard(c)

@@ -127,9 +127,9 @@ func (s *Source) Counters(ctx context.Context) ([]engine.Counter, error) {
 
 func (s *server) counters(ctx context.Context) ([]engine.Counter, error) {
 	// The view of columns is slow to read and is not, every time: only a column that is
-	// numbered makes this one not NULL.
-	rows, err := s.text.QueryContext(ctx, `SELECT table_name, auto_increment FROM information_schema.tables
-		WHERE table_schema = ? AND auto_increment IS NOT NULL ORDER BY table_name`, s.db)
+	// numbered makes auto_increment not NULL.
+	rows, err := s.text.QueryContext(ctx, `SELECT table_name, table_type = 'SEQUENCE', IFNULL(auto_increment, 0) FROM information_schema.tables
+		WHERE table_schema = ? AND (auto_increment IS NOT NULL OR table_type = 'SEQUENCE') ORDER BY table_name`, s.db)
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", explain(err))
 	}
@@ -137,26 +137,27 @@ func (s *server) counters(ctx context.Context) ([]engine.Counter, error) {
 	var out []engine.Counter
 	for rows.Next() {
 		c := engine.Counter{Kind: "identity"}
-		if err := rows.Scan(&c.Name.Name, &c.Value); err != nil {
+		var sequence bool
+		if err := rows.Scan(&c.Name.Name, &sequence, &c.Value); err != nil {
 			return nil, fmt.Errorf("read counters: %w", explain(err))
 		}
-		if wanted(s.filter, c.Name.Name) {
+		if sequence {
+			c.Kind = "sequence"
+		}
+		if sequence || wanted(s.filter, c.Name.Name) {
 			out = append(out, c)
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read counters: %w", explain(err))
 	}
-	names, err := s.sequences(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read sequences: %w", err)
-	}
-	for _, n := range names {
-		c := engine.Counter{Kind: "sequence", Name: engine.Name{Name: n}}
-		if err := s.text.QueryRowContext(ctx, "SELECT next_not_cached_value FROM "+s.qualified(c.Name)).Scan(&c.Value); err != nil {
-			return nil, fmt.Errorf("read sequence %s: %w", n, explain(err))
+	for i, c := range out {
+		if c.Kind != "sequence" {
+			continue
 		}
-		out = append(out, c)
+		if err := s.text.QueryRowContext(ctx, "SELECT next_not_cached_value FROM "+s.qualified(c.Name)).Scan(&out[i].Value); err != nil {
+			return nil, fmt.Errorf("read sequence %s: %w", c.Name, explain(err))
+		}
 	}
 	return out, nil
 }

@@ -70,7 +70,9 @@ func (s *source) follow(ctx context.Context, stream string, tables []*engine.Tab
 			}
 			at, now = reached, end.Time
 		}
-		if at.n > beaten.n || time.Since(beatAt) > beatEvery {
+		if sent {
+			beaten, beatAt = at, time.Now()
+		} else if at.n > beaten.n || time.Since(beatAt) > beatEvery {
 			if !yield(engine.Piece{Heartbeat: &engine.Commit{Pos: at.pos(), Time: now}}, nil) {
 				return errStop
 			}

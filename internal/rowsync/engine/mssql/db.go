@@ -71,7 +71,7 @@ func openDatabase(ctx context.Context, o engine.Options, name string) (*database
 		cfg.PacketSize = packetSize
 	}
 	d := &database{db: sql.OpenDB(mssql.NewConnectorConfig(cfg)), o: o}
-	d.db.SetMaxIdleConns(8)
+	d.db.SetMaxIdleConns(idle)
 	if err := d.probe(ctx); err != nil {
 		d.db.Close()
 		return nil, fmt.Errorf("open database %s at %s: %w", cfg.Database, cfg.Host, loginHint(temporary(err)))
@@ -87,6 +87,15 @@ func loginHint(err error) error {
 		return fmt.Errorf("%w: check the name of the database, and that the login has a user in it (CREATE USER … FOR LOGIN …)", err)
 	}
 	return err
+}
+
+// idle is how many connections are kept open unused.
+const idle = 8
+
+// dropIdle closes them.
+func (d *database) dropIdle() {
+	d.db.SetMaxIdleConns(-1)
+	d.db.SetMaxIdleConns(idle)
 }
 
 func (d *database) Close() error { return d.db.Close() }

@@ -23,6 +23,9 @@ func (s *source) Fence(ctx context.Context, on bool, grace time.Duration) ([]str
 		}
 		return err
 	})
+	// Making a database read-only, or no longer, ends the connections that others had,
+	// and our own idle ones with them.
+	s.d.dropIdle()
 	if on {
 		return evidence, wrap(err, "fence %s", s.d.name)
 	}

@@ -288,3 +288,17 @@ func TestForeignLogBackups(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestDefinitionsOfTheOtherEnd holds that what stands unquoted in statements cannot be
+// more than it seems.
+func TestDefinitionsOfTheOtherEnd(t *testing.T) {
+	for _, c := range []engine.Column{
+		{Name: "v", Type: "int); DROP TABLE x --"}, {Name: "v", Type: "varchar(10) x"}, {Name: "v", Type: "decimal(1,2;3)"}, {Name: "v", Type: "int x"},
+		{Name: "v", Type: "varchar(10)", Collation: "Latin1_General_BIN2; DROP TABLE x"},
+	} {
+		table := &engine.Table{Name: named("t"), Columns: []engine.Column{c}}
+		if cols, err := carried(table); err == nil {
+			t.Errorf("%+v was taken, as %+v", c, cols)
+		}
+	}
+}

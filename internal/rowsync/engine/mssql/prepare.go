@@ -79,6 +79,9 @@ func (s *source) newStream(ctx context.Context, ss *session, stream string) (*re
 	}); err != nil {
 		return nil, err
 	}
+	if _, err := ss.exec(ctx, sqlAddStream(), ownRecord, "none"); err != nil && !uniqueViolation(err) {
+		return nil, err
+	}
 	if _, err := ss.exec(ctx, sqlAddStream(), stream, method); err != nil {
 		return nil, err
 	}
@@ -369,10 +372,28 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 		if err := ss.switchOff(ctx, stream); err != nil {
 			return err
 		}
-		_, err = ss.exec(ctx, sqlDropStream(), stream)
-		return err
+		if _, err = ss.exec(ctx, sqlDropStream(), stream); err != nil {
+			return err
+		}
+		return ss.dropOwn(ctx)
 	})
 	return wrap(err, "remove stream %s from %s", stream, s.d.name)
+}
+
+// dropOwn takes the records themselves away when no stream is left.
+func (s *session) dropOwn(ctx context.Context) error {
+	var left int
+	if err := s.QueryRowContext(ctx, sqlOtherStreams()).Scan(&left); err != nil || left > 0 {
+		return err
+	}
+	for _, table := range []string{"capture", "made", "stream"} {
+		if _, err := s.exec(ctx, sqlDropOwn(table)); err != nil {
+			return err
+		}
+	}
+	// A database that stands by, too, has more in it.
+	_, _ = s.exec(ctx, sqlDropSchema())
+	return nil
 }
 
 // switchOff switches off what the stream switched on. Change tracking stays where other

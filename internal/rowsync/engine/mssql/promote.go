@@ -2,6 +2,8 @@ package mssql
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -174,14 +176,15 @@ func (p *promotion) counter(ctx context.Context, c engine.Counter) error {
 		}
 		return err
 	}
-	var now, step *string
-	if err := p.s.QueryRowContext(ctx, sqlIdentityNow(), obj(c.Name)).Scan(&now, &step); err != nil {
-		return err
-	}
-	if step == nil {
+	var now, step text
+	err := p.s.QueryRowContext(ctx, sqlIdentityNow(), obj(c.Name)).Scan(&now, &step)
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil // no identity here
 	}
-	if to := reseed(c.Value, value(now), value(step)); to != "" {
+	if err != nil {
+		return err
+	}
+	if to := reseed(c.Value, string(now), string(step)); to != "" {
 		_, err := p.s.exec(ctx, sqlReseed(c.Name, to))
 		if err != nil {
 			// Perhaps the type ends there.
@@ -191,7 +194,7 @@ func (p *promotion) counter(ctx context.Context, c engine.Counter) error {
 			return err
 		}
 	}
-	p.note("identity of %s was at %s here and %s at the source", c.Name, value(now), c.Value)
+	p.note("identity of %s was at %s here and %s at the source", c.Name, orNothing(now), c.Value)
 	return nil
 }
 
@@ -206,4 +209,11 @@ func digits(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+func orNothing(t text) string {
+	if t == "" {
+		return "its beginning"
+	}
+	return string(t)
 }

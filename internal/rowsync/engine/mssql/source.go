@@ -121,6 +121,9 @@ func token(stream string, n engine.Name) string {
 	return hex.EncodeToString(h[:6])
 }
 
+// ownRecord names the record of the database itself, which every stream shares.
+const ownRecord = ""
+
 // record is the source's row of a stream.
 type record struct {
 	method, epoch string
@@ -250,15 +253,11 @@ func (s *source) Epoch(ctx context.Context) (string, error) {
 		if err := ss.QueryRowContext(ctx, sqlProbeRecovery()).Scan(&fork, &base); err == nil {
 			parts = append(parts, value(fork), value(base))
 		}
-		there, err := ss.has(ctx, "leeward.stream")
-		if err != nil || !there {
+		own, err := ss.record(ctx, ownRecord)
+		if err != nil || own == nil {
 			return err
 		}
-		var epoch *string
-		if err := ss.QueryRowContext(ctx, sqlEpochs()).Scan(&epoch); err != nil {
-			return err
-		}
-		parts = append(parts, value(epoch))
+		parts = append(parts, own.epoch)
 		return nil
 	})
 	return strings.Join(parts, "/"), wrap(err, "read the epoch of %s", s.d.name)

@@ -51,10 +51,16 @@ func sqlAddStream() string {
 // sqlDropStream forgets stream @p1.
 func sqlDropStream() string { return `DELETE FROM [leeward].[stream] WHERE [stream] = @p1` }
 
-// sqlEpochs reads the epochs of all streams.
-func sqlEpochs() string {
-	return `SELECT CAST(MIN([epoch]) AS nvarchar(36)) FROM [leeward].[stream]`
+// sqlOtherStreams counts streams; the one without a name is the database's own record.
+func sqlOtherStreams() string {
+	return `SELECT COUNT(*) FROM [leeward].[stream] WHERE [stream] <> N''`
 }
+
+// sqlDropOwn drops one of the tables of schema leeward.
+func sqlDropOwn(table string) string { return "DROP TABLE IF EXISTS [leeward]." + id(table) }
+
+// sqlDropSchema drops schema leeward where it is empty; a standby has more in it.
+func sqlDropSchema() string { return "DROP SCHEMA [leeward]" }
 
 // sqlTick moves the clock of stream @p1 on and returns it. Whoever sees the new time
 // in a snapshot sees every commit before it as well.

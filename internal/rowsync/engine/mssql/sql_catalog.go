@@ -19,7 +19,7 @@ func sqlGraphTables() string {
 // sqlColumns lists the columns of all tables, with defaults, formulas and identities.
 func sqlColumns() string {
 	return `SELECT c.object_id, c.column_id, c.name, CASE WHEN u.is_user_defined = 1 THEN b.name ELSE u.name END, CASE WHEN u.is_user_defined = 1 THEN us.name END, CASE WHEN u.is_user_defined = 1 THEN u.name END,
- CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.collation_name, CAST(c.is_nullable AS int), CAST(c.is_identity AS int), CAST(c.is_computed AS int), CAST(c.generated_always_type AS int), CAST(c.is_sparse AS int), CAST(c.is_rowguidcol AS int),
+ CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.collation_name, CAST(c.is_nullable AS int), CAST(c.is_identity AS int), CAST(c.is_computed AS int), CASE WHEN c.generated_always_type <> 0 OR c.is_column_set = 1 THEN 1 ELSE 0 END, CAST(c.is_sparse AS int), CAST(c.is_rowguidcol AS int),
  d.name, d.definition, CAST(d.is_system_named AS int), m.definition, CAST(m.is_persisted AS int), CAST(i.seed_value AS nvarchar(40)), CAST(i.increment_value AS nvarchar(40))
 FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
 LEFT JOIN sys.types AS u ON u.user_type_id = c.user_type_id

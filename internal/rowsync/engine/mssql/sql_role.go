@@ -128,9 +128,10 @@ func sqlReseed(t engine.Name, value string) string {
 	return "DBCC CHECKIDENT (" + lit(obj(t)) + ", RESEED, " + value + ") WITH NO_INFOMSGS"
 }
 
-// sqlIdentityNow reads where the identity of table @p1 stands and counts to.
+// sqlIdentityNow reads where the identity of table @p1 stands, NULL where it has not been
+// used, and by what it counts.
 func sqlIdentityNow() string {
-	return `SELECT CAST(IDENT_CURRENT(@p1) AS nvarchar(40)), CAST(IDENT_INCR(@p1) AS nvarchar(40))`
+	return `SELECT CAST(c.last_value AS nvarchar(40)), CAST(c.increment_value AS nvarchar(40)) FROM sys.identity_columns AS c WHERE c.object_id = OBJECT_ID(@p1)`
 }
 
 // sqlRestart sets the next number of a sequence.
@@ -170,7 +171,7 @@ func sqlDropGuard(n engine.Name, token string) string {
 }
 
 // sqlGrantForeign lets guards write for whoever fires them.
-func sqlGrantForeign() string { return `GRANT INSERT ON [leeward].[foreign_write] TO [public]` }
+func sqlGrantForeign() string { return `GRANT INSERT ON [leeward].[foreign_write] TO public` }
 
 // sqlForeign reads the writes of others, by table.
 func sqlForeign() string {

@@ -35,11 +35,11 @@ func sqlKeepRowLocks(token string) string {
 
 // sqlGrantLog lets whoever changes a table write its log, where the table does not
 // belong to the owner of schema leeward.
-func sqlGrantLog(token string) string { return "GRANT INSERT ON " + logName(token) + " TO [public]" }
+func sqlGrantLog(token string) string { return "GRANT INSERT ON " + logName(token) + " TO public" }
 
 // sqlGrantSequence lets them number it.
 func sqlGrantSequence(token string) string {
-	return "GRANT UPDATE ON " + sequenceName(token) + " TO [public]"
+	return "GRANT UPDATE ON " + sequenceName(token) + " TO public"
 }
 
 // sqlMakeCaptureTrigger makes the trigger that logs changed keys. An update that keeps

@@ -187,7 +187,18 @@ func pick(t *engine.Table, indices []int) ([]col, error) {
 		if err != nil {
 			return nil, fmt.Errorf("column %s of %s: %w", t.Columns[i].Name, t.Name, err)
 		}
+		if !word(t.Columns[i].Collation) {
+			return nil, fmt.Errorf("column %s of %s: %q is no name of a collation", t.Columns[i].Name, t.Name, t.Columns[i].Collation)
+		}
 		out = append(out, col{Column: t.Columns[i], typ: ty, i: i})
 	}
 	return out, nil
+}
+
+// word reports whether s may stand in a statement unquoted, as names of collations must.
+// A table's definition may come from the other end.
+func word(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }

@@ -122,7 +122,7 @@ GO
 
 -- sqlColumns lists the columns of all tables, with defaults, formulas and identities.
 SELECT c.object_id, c.column_id, c.name, CASE WHEN u.is_user_defined = 1 THEN b.name ELSE u.name END, CASE WHEN u.is_user_defined = 1 THEN us.name END, CASE WHEN u.is_user_defined = 1 THEN u.name END,
- CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.collation_name, CAST(c.is_nullable AS int), CAST(c.is_identity AS int), CAST(c.is_computed AS int), CAST(c.generated_always_type AS int), CAST(c.is_sparse AS int), CAST(c.is_rowguidcol AS int),
+ CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.collation_name, CAST(c.is_nullable AS int), CAST(c.is_identity AS int), CAST(c.is_computed AS int), CASE WHEN c.generated_always_type <> 0 OR c.is_column_set = 1 THEN 1 ELSE 0 END, CAST(c.is_sparse AS int), CAST(c.is_rowguidcol AS int),
  d.name, d.definition, CAST(d.is_system_named AS int), m.definition, CAST(m.is_persisted AS int), CAST(i.seed_value AS nvarchar(40)), CAST(i.increment_value AS nvarchar(40))
 FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
 LEFT JOIN sys.types AS u ON u.user_type_id = c.user_type_id
@@ -303,8 +303,16 @@ GO
 DELETE FROM [leeward].[stream] WHERE [stream] = @p1
 GO
 
--- sqlEpochs reads the epochs of all streams.
-SELECT CAST(MIN([epoch]) AS nvarchar(36)) FROM [leeward].[stream]
+-- sqlOtherStreams counts streams; the one without a name is the database's own record.
+SELECT COUNT(*) FROM [leeward].[stream] WHERE [stream] <> N''
+GO
+
+-- sqlDropOwn drops one of the tables of schema leeward.
+DROP TABLE IF EXISTS [leeward].[made]
+GO
+
+-- sqlDropSchema drops schema leeward where it is empty; a standby has more in it.
+DROP SCHEMA [leeward]
 GO
 
 -- sqlTick moves the clock of stream @p1 on and returns it. Whoever sees the new time
@@ -416,11 +424,11 @@ GO
 
 -- sqlGrantLog lets whoever changes a table write its log, where the table does not
 -- belong to the owner of schema leeward.
-GRANT INSERT ON [leeward].[log_0123456789ab] TO [public]
+GRANT INSERT ON [leeward].[log_0123456789ab] TO public
 GO
 
 -- sqlGrantSequence lets them number it.
-GRANT UPDATE ON [leeward].[seq_0123456789ab] TO [public]
+GRANT UPDATE ON [leeward].[seq_0123456789ab] TO public
 GO
 
 -- sqlMakeCaptureTrigger makes the trigger that logs changed keys. An update that keeps
@@ -827,8 +835,9 @@ GO
 DBCC CHECKIDENT (N'[sales].[order line]', RESEED, 4711) WITH NO_INFOMSGS
 GO
 
--- sqlIdentityNow reads where the identity of table @p1 stands and counts to.
-SELECT CAST(IDENT_CURRENT(@p1) AS nvarchar(40)), CAST(IDENT_INCR(@p1) AS nvarchar(40))
+-- sqlIdentityNow reads where the identity of table @p1 stands, NULL where it has not been
+-- used, and by what it counts.
+SELECT CAST(c.last_value AS nvarchar(40)), CAST(c.increment_value AS nvarchar(40)) FROM sys.identity_columns AS c WHERE c.object_id = OBJECT_ID(@p1)
 GO
 
 -- sqlRestart sets the next number of a sequence.
@@ -858,7 +867,7 @@ DROP TRIGGER IF EXISTS [sales].[leeward_g_0123456789ab]
 GO
 
 -- sqlGrantForeign lets guards write for whoever fires them.
-GRANT INSERT ON [leeward].[foreign_write] TO [public]
+GRANT INSERT ON [leeward].[foreign_write] TO public
 GO
 
 -- sqlForeign reads the writes of others, by table.

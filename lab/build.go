@@ -47,10 +47,10 @@ type builder struct {
 	bases map[string]*base
 }
 
-// base is the tree of one Debian release, made on first use.
+// base is the tree of one Debian release, as a tar, made on first use.
 type base struct {
 	once sync.Once
-	dir  string
+	file string
 	err  error
 }
 
@@ -163,7 +163,7 @@ func (b *builder) image(ctx context.Context, s Spec) (*image, error) {
 	if img, err := loadImage(dir); err == nil {
 		return img, nil
 	}
-	baseDir, err := b.base(ctx, s.Suite)
+	baseTar, err := b.base(ctx, s.Suite)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (b *builder) image(ctx context.Context, s Spec) (*image, error) {
 	}
 	defer b.release()
 	start := time.Now()
-	if err := b.make(ctx, s, files, baseDir, dir); err != nil {
+	if err := b.make(ctx, s, files, baseTar, dir); err != nil {
 		return nil, err
 	}
 	b.log("built %s (%s) in %.0fs", s.Name, s.Suite, time.Since(start).Seconds())
@@ -191,7 +191,7 @@ func (b *builder) acquire(ctx context.Context) error {
 func (b *builder) release() { <-b.slots }
 
 // make builds a disk aside and puts it in place whole.
-func (b *builder) make(ctx context.Context, s Spec, files map[string]string, baseDir, dir string) error {
+func (b *builder) make(ctx context.Context, s Spec, files map[string]string, baseTar, dir string) error {
 	work := filepath.Join(b.cache, "work", s.Name)
 	if err := writeFiles(work, files); err != nil {
 		return err
@@ -203,7 +203,7 @@ func (b *builder) make(ctx context.Context, s Spec, files map[string]string, bas
 	defer logf.Close()
 	disk := filepath.Join(work, "disk.raw")
 	packages := strings.Join(s.Packages, ",")
-	if err := b.script(ctx, "server.sh", logf, baseDir, s.Suite, packages, disk, work, b.sourcesLine(s.Suite)); err != nil {
+	if err := b.script(ctx, "server.sh", logf, baseTar, s.Suite, packages, disk, work, b.sourcesLine(s.Suite)); err != nil {
 		return err
 	}
 	parts, _ := s.layout(b.pubkey)
@@ -286,14 +286,14 @@ func (b *builder) base(ctx context.Context, suite string) (string, error) {
 		b.bases[suite] = t
 	}
 	b.mu.Unlock()
-	t.once.Do(func() { t.dir, t.err = b.makeBase(ctx, suite) })
-	return t.dir, t.err
+	t.once.Do(func() { t.file, t.err = b.makeBase(ctx, suite) })
+	return t.file, t.err
 }
 
 func (b *builder) makeBase(ctx context.Context, suite string) (string, error) {
-	dir := filepath.Join(b.cache, "base-"+suite+"-"+b.baseHash(suite))
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
+	file := filepath.Join(b.cache, "base-"+suite+"-"+b.baseHash(suite)+".tar")
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
 	}
 	if err := b.acquire(ctx); err != nil {
 		return "", err
@@ -309,8 +309,8 @@ func (b *builder) makeBase(ctx context.Context, suite string) (string, error) {
 		return "", fmt.Errorf("open build log: %w", err)
 	}
 	defer logf.Close()
-	tree := filepath.Join(work, "tree")
-	if err := b.script(ctx, "base.sh", logf, suite, tree, strings.Join(basePackages(), ","), b.sourcesLine(suite)); err != nil {
+	made := filepath.Join(work, "tree.tar")
+	if err := b.script(ctx, "base.sh", logf, suite, made, strings.Join(basePackages(), ","), b.sourcesLine(suite)); err != nil {
 		return "", fmt.Errorf("build base of %s: %w", suite, err)
 	}
 	old, err := filepath.Glob(filepath.Join(b.cache, "base-"+suite+"-*"))
@@ -322,11 +322,11 @@ func (b *builder) makeBase(ctx context.Context, suite string) (string, error) {
 			return "", fmt.Errorf("drop old base: %w", err)
 		}
 	}
-	if err := os.Rename(tree, dir); err != nil {
+	if err := os.Rename(made, file); err != nil {
 		return "", fmt.Errorf("store base: %w", err)
 	}
 	b.log("built base of %s in %.0fs", suite, time.Since(start).Seconds())
-	return dir, nil
+	return file, nil
 }
 
 // script runs one of the embedded scripts, contained.

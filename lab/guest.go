@@ -85,7 +85,7 @@ func qemuCommand(spec Spec, work, tap string) []string {
 	file := func(name string) string { return filepath.Join(work, name) }
 	argv := []string{
 		"qemu-system-x86_64", "-name", spec.Name, "-no-user-config", "-nodefaults",
-		"-machine", "pc", "-accel", "tcg,tb-size=64", "-cpu", "max", "-m", fmt.Sprint(guestMemoryMiB), "-smp", "1",
+		"-machine", "pc", "-accel", "tcg,tb-size=128", "-cpu", "max,la57=off,svm=off", "-m", fmt.Sprint(guestMemoryMiB), "-smp", "1",
 		"-display", "none", "-vga", "std",
 		"-qmp", "unix:" + file("qmp.sock") + ",server=on,wait=off",
 		"-chardev", "socket,id=serial,path=" + file("serial.sock") + ",server=on,wait=off,logfile=" + file("serial.log"),

@@ -2,7 +2,7 @@
 # Makes one server's disk: filesystems, the base tree in them, the server's own
 # packages, its recipe run inside. Runs in mount and pid namespaces of its own:
 # killed at any moment it leaves no mount, loop device or process behind.
-# Arguments: BASE SUITE PACKAGES DISK WORKDIR [SOURCES-LINE]
+# Arguments: BASE-TAR SUITE PACKAGES DISK WORKDIR [SOURCES-LINE]
 # WORKDIR holds
 #   parts         one line a filesystem, in mount order:
 #                 MOUNT TYPE START-MiB SIZE-MiB UUID LABEL SUBVOLUMES(name:mount,… or -)
@@ -63,22 +63,27 @@ while read -r mount type start size uuid label subvols; do
     mount_fs "$mount" "$type" "$img" "$subvols"
 done < "$work/parts"
 
-cp -a "$base/." "$top/"
+tar -C "$top" --numeric-owner --xattrs --xattrs-include='*' -xpf "$base"
 mkdir "$top/recipe"
 cp -a "$work/env" "$work/common.sh" "$work/recipe.sh" "$work/files" "$top/recipe/"
+# Not by --include, which unpacks twice, once past what dpkg is told to leave out.
+install='env --chdir="$1" APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq --yes -oDPkg::Chroot-Directory="$1" install '"${packages//,/ }"
 mmdebstrap --quiet --mode=root --variant=custom --skip=check/empty,update,cleanup/apt \
-    ${packages:+--include="$packages"} \
-    --dpkgopt='path-exclude=/usr/share/doc/*' \
-    --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/info/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='force-unsafe-io' \
+    ${packages:+--customize-hook="$install"} \
     --aptopt='Apt::Install-Recommends "false"' \
     --customize-hook='chroot "$1" /bin/bash -eu -c ". /recipe/env; . /recipe/common.sh; . /recipe/recipe.sh"' \
     "$suite" "$top" ${sources:+"$sources"}
 rm -rf "$top"/var/lib/apt/lists/*_* "$top"/dev/* "$top"/var/cache/apt/archives/*.deb "$top"/var/cache/apt/*.bin
 if [ -e "$work/populate.sh" ]; then populate; fi
 rm -rf "$top/recipe"
+# A server that has started before has an identity, and nothing left of what a first
+# start does (machine-id(5), systemd-update-done(8)).
+tr -d - < /proc/sys/kernel/random/uuid > "$top/etc/machine-id"
+chmod 444 "$top/etc/machine-id"
+for dir in etc var; do
+    echo '# This file was created by systemd-update-done.' > "$top/$dir/.updated"
+    touch -r "$top/usr" "$top/$dir/.updated"
+done
 cp "$top"/etc/ssh/ssh_host_*_key.pub "$work/hostkeys/"
 umount -R "$top"
 if mountpoint -q "$work/plain"; then umount "$work/plain"; fi

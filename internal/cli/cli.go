@@ -46,6 +46,7 @@ func commands() []command {
 		{"verify", "[NAME…]", "compare source and replica, whole", false, runVerify},
 		{"drill", "[NAME…]", "boot recovery points in isolation and prove them", false, runDrill},
 		{"clean", "[NAME…]", "remove the agent from the sources, without trace", false, runClean},
+		{"selftest", "--dsn DSN [--target DSN]", "prove row replication on your own SQL Server, in scratch databases", false, runSelftest},
 		{"lab", "up|down|status|…", "the Miami of the story on this machine", false, runLab},
 		{"version", "", "say what this is", false, runVersion},
 		{"help", "[COMMAND]", "explain a command", false, runHelp},

@@ -216,9 +216,15 @@ func (f *feed) table(ctx context.Context, m message) (*engine.Table, error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	// It is one of the caller's under the name it has by now, or none of them: that a
-	// table of the caller's was renamed, the marks tell.
-	return f.tables[engine.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}], nil
+	if t := f.tables[engine.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}]; t != nil {
+		return t, nil
+	}
+	// It is none of the caller's, unless one of those was given this name.
+	lost, err := f.missing(ctx)
+	if err == nil && len(lost) > 0 {
+		err = gone(lost)
+	}
+	return nil, err
 }
 
 // judge decides whether a table's history differs from what the caller has only

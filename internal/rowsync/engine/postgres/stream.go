@@ -308,24 +308,13 @@ func (f *feed) look(ctx context.Context) {
 	if waiting {
 		return
 	}
-	rows, err := f.source.catalog.query(ctx, `SELECT n.nspname, c.relname FROM pg_publication p
-		JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
-		JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1`, f.name)
+	missing, err := f.missing(ctx)
 	if err != nil {
 		return
 	}
-	have := map[engine.Name]bool{}
-	for _, v := range rows {
-		have[engine.Name{Schema: string(v[0]), Name: string(v[1])}] = true
-	}
-	var m mark
-	for n := range f.tables {
-		if !have[n] {
-			m.missing = append(m.missing, n)
-		}
-	}
+	m := mark{missing: missing}
 	// The position comes after the catalogue: what it says was committed before.
-	rows, err = f.source.catalog.query(ctx, "SELECT pg_current_wal_flush_lsn(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
+	rows, err := f.source.catalog.query(ctx, "SELECT pg_current_wal_flush_lsn(), (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
 	if err != nil {
 		return
 	}
@@ -336,6 +325,27 @@ func (f *feed) look(ctx context.Context) {
 	f.line.mu.Lock()
 	f.line.mark = &m
 	f.line.mu.Unlock()
+}
+
+// missing lists the tables that are published no more under their names.
+func (f *feed) missing(ctx context.Context) ([]engine.Name, error) {
+	rows, err := f.source.catalog.query(ctx, `SELECT n.nspname, c.relname FROM pg_publication p
+		JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+		JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1`, f.name)
+	if err != nil {
+		return nil, fmt.Errorf("read publication: %w", err)
+	}
+	have := map[engine.Name]bool{}
+	for _, v := range rows {
+		have[engine.Name{Schema: string(v[0]), Name: string(v[1])}] = true
+	}
+	var out []engine.Name
+	for n := range f.tables {
+		if !have[n] {
+			out = append(out, n)
+		}
+	}
+	return out, nil
 }
 
 // status sends a standby status update that asks for an answer.

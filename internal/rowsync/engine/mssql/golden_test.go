@@ -123,7 +123,7 @@ func captureExamples(add func(f, of, sql string), t *testing.T) {
 	d, k := dialect2022, "0123456789ab"
 	for f, sql := range map[string]string{
 		"sqlHasSchema": sqlHasSchema(), "sqlMakeSchema": sqlMakeSchema(), "sqlHasObject": sqlHasObject(), "sqlMakeStreams": sqlMakeStreams(), "sqlMakeCaptures": sqlMakeCaptures(), "sqlMakeMade": sqlMakeMade(),
-		"sqlStream": sqlStream(), "sqlAddStream": sqlAddStream(), "sqlDropStream": sqlDropStream(), "sqlOtherStreams": sqlOtherStreams(), "sqlDropOwn": sqlDropOwn("made"), "sqlDropSchema": sqlDropSchema(), "sqlTick": sqlTick(), "sqlReadTick": sqlReadTick(), "sqlBeat": sqlBeat(),
+		"sqlStream": sqlStream(), "sqlAddStream": sqlAddStream(), "sqlDropStream": sqlDropStream(), "sqlStreams": sqlStreams(), "sqlDropOwn": sqlDropOwn("made"), "sqlDropSchema": sqlDropSchema(), "sqlTick": sqlTick(), "sqlReadTick": sqlReadTick(), "sqlBeat": sqlBeat(),
 		"sqlCaptures": sqlCaptures(), "sqlAddCapture": sqlAddCapture(), "sqlDropCapture": sqlDropCapture(), "sqlMade": sqlMade(), "sqlAddMade": sqlAddMade(), "sqlDropMade": sqlDropMade(),
 		"sqlTrackDatabase": sqlTrackDatabase(), "sqlUntrackDatabase": sqlUntrackDatabase(), "sqlTracked": sqlTracked(), "sqlAllowSnapshot": sqlAllowSnapshot(), "sqlDisallowSnapshot": sqlDisallowSnapshot(),
 		"sqlTrackTable": sqlTrackTable(two.Name), "sqlUntrackTable": sqlUntrackTable(two.Name), "sqlTrackedTables": sqlTrackedTables(), "sqlVersion": sqlVersion(),
@@ -171,7 +171,7 @@ func roleExamples(add func(f, of, sql string), _ *testing.T) {
 	n, k := engine.Name{Schema: "sales", Name: "order line"}, "0123456789ab"
 	for f, sql := range map[string]string{
 		"sqlReadOnly": sqlReadOnly("erp", 30), "sqlReadWrite": sqlReadWrite("erp"), "sqlOpenSessions": sqlOpenSessions(), "sqlKill": sqlKill(77), "sqlMakeFence": sqlMakeFence(n, k), "sqlDropFence": sqlDropFence(n, k),
-		"sqlFences": sqlFences(), "sqlDropTrigger": sqlDropTrigger("sales", "leeward_f_0123456789ab"), "sqlMakeHeld": sqlMakeHeld(), "sqlHeld": sqlHeld(), "sqlDroppedKeys": sqlDroppedKeys(), "sqlAddHeld": sqlAddHeld(),
+		"sqlFences": sqlFences(), "sqlDropTrigger": sqlDropTrigger("sales", "leeward_f_0123456789ab"), "sqlMakeHeld": sqlMakeHeld(), "sqlHeld": sqlHeld(), "sqlAllHeld": sqlAllHeld(), "sqlAddHeld": sqlAddHeld(),
 		"sqlDropHeld": sqlDropHeld(), "sqlDisableTrigger": sqlDisableTrigger(n, "audit"), "sqlEnableTrigger": sqlEnableTrigger(n, "audit"), "sqlHoldConstraint": sqlHoldConstraint(n, "FK_line_customer"),
 		"sqlDropConstraint": sqlDropConstraint(n, "FK_line_customer"), "sqlConstraintStates": sqlConstraintStates(), "sqlReseed": sqlReseed(n, "4711"), "sqlIdentityNow": sqlIdentityNow(),
 		"sqlRestart": sqlRestart(engine.Name{Schema: "dbo", Name: "invoice_no"}, "9001"), "sqlMakeForeign": sqlMakeForeign(), "sqlMarkSession": sqlMarkSession(), "sqlMakeGuard": sqlMakeGuard(n, k), "sqlDropGuard": sqlDropGuard(n, k),
@@ -238,9 +238,13 @@ func definitionExamples(add func(f, of, sql string), _ *testing.T) {
 	} {
 		add("ddlIndex", x.of, ddlIndex(t, &x.x))
 	}
-	add("ddlForeignKey", "", ddlForeignKey(f, true))
-	add("ddlForeignKey", "without a look at the rows", ddlForeignKey(f, false))
+	add("ddlForeignKey", "", ddlForeignKey(f))
+	f.untrusted = true
+	add("ddlForeignKey", "not trusted", ddlForeignKey(f))
+	f.untrusted = false
 	add("ddlCheck", "", ddlCheck(t, &checkInfo{name: "CK_line", definition: "([id]>(0))"}))
+	add("ddlCheck", "not trusted", ddlCheck(t, &checkInfo{name: "CK_line", definition: "([id]>(0))", untrusted: true}))
+	add("unchecked", "", unchecked(ddlForeignKey(f)))
 	add("ddlSequence", "", ddlSequence(&sequenceInfo{name: engine.Name{Schema: "dbo", Name: "invoice_no"}, typ: "bigint", start: "1", increment: "1", min: "1", max: "999999", cycle: true, cached: true, cache: 50}))
 	add("ddlAlias", "", ddlAlias(&typeInfo{name: engine.Name{Schema: "dbo", Name: "phone"}, base: "nvarchar", maxLength: 40, nullable: true}))
 	add("ddlTableType", "", ddlTableType(&typeInfo{name: engine.Name{Schema: "dbo", Name: "ids"}, table: 1}, &tableInfo{collate: true,
@@ -279,7 +283,7 @@ func makers(t *testing.T) (names []string, docs map[string]string) {
 }
 
 func makesStatement(name string) bool {
-	return regexp.MustCompile(`^(sql|create|add[A-Z]|adopt|enable|grant|sourceGrants)|^ddl(Schema|Table|TableType|Index|ForeignKey|Check|Sequence|Alias|Synonym)$`).MatchString(name)
+	return regexp.MustCompile(`^(sql|create|add[A-Z]|adopt|enable|grant|sourceGrants|unchecked$)|^ddl(Schema|Table|TableType|Index|ForeignKey|Check|Sequence|Alias|Synonym)$`).MatchString(name)
 }
 
 // TestStatements holds every statement against the golden file, where each stands

@@ -302,3 +302,18 @@ func TestDefinitionsOfTheOtherEnd(t *testing.T) {
 		}
 	}
 }
+
+func TestUnchecked(t *testing.T) {
+	_, f := exampleDefinitions()
+	plain := ddlForeignKey(f)
+	f.untrusted = true
+	bare := ddlForeignKey(f)
+	if unchecked(plain) != bare || unchecked(bare) != bare {
+		t.Errorf("%s became %s, and %s became %s", plain, unchecked(plain), bare, unchecked(bare))
+	}
+	for _, s := range []string{"CREATE VIEW v AS SELECT 1", "ALTER TABLE [t] ADD CONSTRAINT [c] CHECK ([a]>(0))", "CREATE PROCEDURE p AS ALTER TABLE t ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES b (a)"} {
+		if unchecked(s) != s {
+			t.Errorf("%s became %s", s, unchecked(s))
+		}
+	}
+}

@@ -79,9 +79,6 @@ func (s *source) newStream(ctx context.Context, ss *session, stream string) (*re
 	}); err != nil {
 		return nil, err
 	}
-	if _, err := ss.exec(ctx, sqlAddStream(), ownRecord, "none"); err != nil && !uniqueViolation(err) {
-		return nil, err
-	}
 	if _, err := ss.exec(ctx, sqlAddStream(), stream, method); err != nil {
 		return nil, err
 	}
@@ -203,13 +200,24 @@ func (s *session) prepareTracking(ctx context.Context, stream string, tables []*
 		if _, ok := tracked[t.Name]; ok {
 			continue
 		}
-		if !capturedBefore(have, t.Name) {
+		fresh := !capturedBefore(have, t.Name)
+		if fresh {
 			if _, err := s.exec(ctx, sqlAddCapture(), stream, t.Name.Schema, t.Name.Name, token(stream, t.Name)); err != nil {
 				return err
 			}
 		}
 		if _, err := s.exec(ctx, sqlTrackTable(t.Name)); err != nil {
 			return trackingError(t.Name, err)
+		}
+		if !fresh {
+			continue // what was changed while it was off is lost, and Changes says so
+		}
+		v, _, err := s.version(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := s.exec(ctx, sqlSetRows(), stream, t.Name.Schema, t.Name.Name, v); err != nil {
+			return err
 		}
 	}
 	for _, m := range have {
@@ -383,7 +391,7 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 // dropOwn takes the records themselves away when no stream is left.
 func (s *session) dropOwn(ctx context.Context) error {
 	var left int
-	if err := s.QueryRowContext(ctx, sqlOtherStreams()).Scan(&left); err != nil || left > 0 {
+	if err := s.QueryRowContext(ctx, sqlStreams()).Scan(&left); err != nil || left > 0 {
 		return err
 	}
 	for _, table := range []string{"capture", "made", "stream"} {

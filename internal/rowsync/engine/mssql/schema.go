@@ -62,9 +62,9 @@ func (c *catalog) engineTable(t *tableInfo) *engine.Table {
 	return out
 }
 
-// early is what is made before the rows: schemas, types, sequences, tables, keys and
-// what views and routines need. Indexes of tables are late: they are quicker made when
-// the rows are there, all but those that rows are told apart by.
+// early is what is made before the rows: schemas, types, sequences, tables, and every
+// unique index, as rows that come at different times may claim one value, which is to
+// be seen then. Other indexes are late: they are quicker made when the rows are there.
 func (c *catalog) early(chosen map[engine.Name]bool) []engine.Object {
 	var out []engine.Object
 	for _, n := range c.schemas {
@@ -89,8 +89,10 @@ func (c *catalog) early(chosen map[engine.Name]bool) []engine.Object {
 			continue
 		}
 		out = append(out, engine.Object{Kind: "table", Name: t.name, Table: t.name, Definition: ddlTable(t)})
-		if k := t.key(); k != nil {
-			out = append(out, indexObject(t, k, false))
+		for _, x := range t.indexes {
+			if x.unique && x.typ <= 2 {
+				out = append(out, indexObject(t, x, false))
+			}
 		}
 	}
 	return out
@@ -103,7 +105,7 @@ func (c *catalog) late(chosen map[engine.Name]bool) []engine.Object {
 			continue
 		}
 		for _, x := range t.indexes {
-			if x != t.key() && x.typ <= 2 || x.columnstore() {
+			if !x.unique && x.typ <= 2 || x.columnstore() {
 				out = append(out, indexObject(t, x, true))
 			}
 		}
@@ -113,7 +115,7 @@ func (c *catalog) late(chosen map[engine.Name]bool) []engine.Object {
 	}
 	for _, f := range c.foreign {
 		if chosen[f.table] && chosen[f.refTable] {
-			out = append(out, engine.Object{Kind: "constraint", Name: engine.Name{Schema: f.table.Schema, Name: f.name}, Table: f.table, Definition: ddlForeignKey(f, true), Late: true})
+			out = append(out, engine.Object{Kind: "constraint", Name: engine.Name{Schema: f.table.Schema, Name: f.name}, Table: f.table, Definition: ddlForeignKey(f), Late: true})
 		}
 	}
 	for _, y := range c.synonyms {
@@ -187,8 +189,42 @@ func (c *catalog) ordered(types ...string) []*moduleInfo {
 	return out
 }
 
-// Schema reads all definitions. Foreign keys that Standby took away are among them.
+// asBefore makes constraints that a standby holds off, which nobody trusts meanwhile, as
+// trusted as they were and will be again.
+func (c *catalog) asBefore(off []held) {
+	was := map[string]held{}
+	for _, h := range off {
+		if h.what == heldConstraint {
+			was[heldKey("", h.table, h.name)] = h
+		}
+	}
+	for _, t := range c.tables {
+		for _, k := range t.checks {
+			if h, ok := was[heldKey("", t.name, k.name)]; ok {
+				k.untrusted = h.untrusted
+			}
+		}
+	}
+	for _, f := range c.foreign {
+		if h, ok := was[heldKey("", f.table, f.name)]; ok {
+			f.untrusted = h.untrusted
+		}
+	}
+}
+
+// Schema implements engine.Catalog.
 func (r *reader) Schema(ctx context.Context) (*engine.Schema, error) {
+	return r.schema(ctx, nil)
+}
+
+// Schema implements engine.Catalog. Foreign keys that Execute made without a look at the
+// rows are told as they were ordered.
+func (t *target) Schema(ctx context.Context) (*engine.Schema, error) {
+	return t.schema(ctx, t.unchecked())
+}
+
+// schema reads all definitions. Foreign keys that Standby took away are among them.
+func (r *reader) schema(ctx context.Context, young map[string]bool) (*engine.Schema, error) {
 	s, err := r.d.session(ctx)
 	if err != nil {
 		return nil, err
@@ -198,12 +234,21 @@ func (r *reader) Schema(ctx context.Context) (*engine.Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := c.schema(r.d.o.Tables)
-	dropped, err := s.droppedKeys(ctx)
+	off, err := s.held(ctx, sqlAllHeld())
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range dropped {
+	c.asBefore(off)
+	for _, f := range c.foreign {
+		if young[unchecked(ddlForeignKey(f))] {
+			f.untrusted = false
+		}
+	}
+	out := c.schema(r.d.o.Tables)
+	for _, h := range off {
+		if h.what != heldDropped {
+			continue
+		}
 		out.Objects = append(out.Objects, engine.Object{Kind: "constraint", Name: engine.Name{Schema: h.table.Schema, Name: h.name}, Table: h.table, Definition: h.definition, Late: true})
 	}
 	return out, nil

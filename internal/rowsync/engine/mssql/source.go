@@ -121,12 +121,9 @@ func token(stream string, n engine.Name) string {
 	return hex.EncodeToString(h[:6])
 }
 
-// ownRecord names the record of the database itself, which every stream shares.
-const ownRecord = ""
-
 // record is the source's row of a stream.
 type record struct {
-	method, epoch string
+	method        string
 	tick, version int64
 }
 
@@ -137,7 +134,7 @@ func (s *session) record(ctx context.Context, stream string) (*record, error) {
 		return nil, err
 	}
 	r := &record{}
-	err = s.QueryRowContext(ctx, sqlStream(), stream).Scan(&r.method, &r.epoch, &r.tick, &r.version)
+	err = s.QueryRowContext(ctx, sqlStream(), stream).Scan(&r.method, &r.tick, &r.version)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -155,7 +152,8 @@ type made struct {
 	table engine.Name
 	token string
 	// rows is how many the table had without what its log holds; nil: not counted yet;
-	// negative: before the tick -rows, changes were not captured.
+	// negative: before the tick -rows, changes were not captured. With change tracking
+	// it is the version at which the stream took the table in.
 	rows *int64
 }
 
@@ -240,7 +238,8 @@ func (s *session) version(ctx context.Context) (int64, time.Time, error) {
 	return *v, now, nil
 }
 
-// Epoch implements engine.History. It is made of all that a restore is known to change.
+// Epoch implements engine.History. It is made of what a restore is known to change; a
+// restore that changes none of it is found by Changes, whose records went back in time.
 func (s *source) Epoch(ctx context.Context) (string, error) {
 	var parts []string
 	err := s.plain(ctx, func(ss *session) error {
@@ -253,11 +252,6 @@ func (s *source) Epoch(ctx context.Context) (string, error) {
 		if err := ss.QueryRowContext(ctx, sqlProbeRecovery()).Scan(&fork, &base); err == nil {
 			parts = append(parts, value(fork), value(base))
 		}
-		own, err := ss.record(ctx, ownRecord)
-		if err != nil || own == nil {
-			return err
-		}
-		parts = append(parts, own.epoch)
 		return nil
 	})
 	return strings.Join(parts, "/"), wrap(err, "read the epoch of %s", s.d.name)

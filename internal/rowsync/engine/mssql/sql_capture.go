@@ -23,12 +23,13 @@ func sqlHasObject() string { return `SELECT OBJECT_ID(@p1)` }
 // sqlMakeStreams makes the source's record of streams: how they are captured, and the
 // beat of their history: a row that goes back in time tells that the database did.
 func sqlMakeStreams() string {
-	return `CREATE TABLE [leeward].[stream] ([stream] nvarchar(128) NOT NULL PRIMARY KEY, [method] nvarchar(20) NOT NULL, [epoch] uniqueidentifier NOT NULL, [tick] bigint NOT NULL, [version] bigint NOT NULL, [beat_at] datetime2(3) NOT NULL)`
+	return `CREATE TABLE [leeward].[stream] ([stream] nvarchar(128) NOT NULL PRIMARY KEY, [method] nvarchar(20) NOT NULL, [tick] bigint NOT NULL, [version] bigint NOT NULL, [beat_at] datetime2(3) NOT NULL)`
 }
 
 // sqlMakeCaptures makes the record of what was made for each table of a stream.
-// rows is how many rows the table had without what its log holds; NULL: not counted yet;
-// negative: before that tick, changes were not captured.
+// rows is, with triggers, how many rows the table had without what its log holds; NULL:
+// not counted yet; negative: before that tick, changes were not captured. With change
+// tracking it is the version at which the stream took the table in.
 func sqlMakeCaptures() string {
 	return `CREATE TABLE [leeward].[capture] ([stream] nvarchar(128) NOT NULL, [schema_name] nvarchar(128) NOT NULL, [table_name] nvarchar(128) NOT NULL, [token] nvarchar(20) NOT NULL, [rows] bigint NULL, PRIMARY KEY ([stream], [schema_name], [table_name]))`
 }
@@ -40,21 +41,19 @@ func sqlMakeMade() string {
 
 // sqlStream reads the record of stream @p1.
 func sqlStream() string {
-	return `SELECT [method], CAST([epoch] AS nvarchar(36)), [tick], [version] FROM [leeward].[stream] WHERE [stream] = @p1`
+	return `SELECT [method], [tick], [version] FROM [leeward].[stream] WHERE [stream] = @p1`
 }
 
 // sqlAddStream records stream @p1, captured by @p2. Its clock stands at 0 until all is made.
 func sqlAddStream() string {
-	return `INSERT INTO [leeward].[stream] ([stream], [method], [epoch], [tick], [version], [beat_at]) VALUES (@p1, @p2, NEWID(), 0, 0, SYSUTCDATETIME())`
+	return `INSERT INTO [leeward].[stream] ([stream], [method], [tick], [version], [beat_at]) VALUES (@p1, @p2, 0, 0, SYSUTCDATETIME())`
 }
 
 // sqlDropStream forgets stream @p1.
 func sqlDropStream() string { return `DELETE FROM [leeward].[stream] WHERE [stream] = @p1` }
 
-// sqlOtherStreams counts streams; the one without a name is the database's own record.
-func sqlOtherStreams() string {
-	return `SELECT COUNT(*) FROM [leeward].[stream] WHERE [stream] <> N''`
-}
+// sqlStreams counts streams.
+func sqlStreams() string { return `SELECT COUNT(*) FROM [leeward].[stream]` }
 
 // sqlDropOwn drops one of the tables of schema leeward.
 func sqlDropOwn(table string) string { return "DROP TABLE IF EXISTS [leeward]." + id(table) }

@@ -140,14 +140,10 @@ func ddlIndexColumns(t *tableInfo, keys []indexKey) string {
 	return strings.Join(parts, ", ")
 }
 
-// ddlForeignKey makes a foreign key. check says whether the rows that are there are
-// looked at; a key made without is not trusted.
-func ddlForeignKey(f *foreignKey, check bool) string {
-	with := ""
-	if !check {
-		with = " WITH NOCHECK"
-	}
-	s := fmt.Sprintf("ALTER TABLE %s%s ADD CONSTRAINT %s FOREIGN KEY (%s) REFERENCES %s (%s)", obj(f.table), with, id(f.name), idList(f.columns), obj(f.refTable), idList(f.refColumns))
+// ddlForeignKey makes a foreign key. One that is not trusted is made without a look at
+// the rows, which need not satisfy it.
+func ddlForeignKey(f *foreignKey) string {
+	s := fmt.Sprintf("ALTER TABLE %s%s ADD CONSTRAINT %s FOREIGN KEY (%s) REFERENCES %s (%s)", obj(f.table), withNoCheck(f.untrusted), id(f.name), idList(f.columns), obj(f.refTable), idList(f.refColumns))
 	if f.onDelete != "" {
 		s += " ON DELETE " + f.onDelete
 	}
@@ -160,13 +156,30 @@ func ddlForeignKey(f *foreignKey, check bool) string {
 	return s
 }
 
+func withNoCheck(untrusted bool) string {
+	if untrusted {
+		return " WITH NOCHECK"
+	}
+	return ""
+}
+
+// unchecked makes the statement of ddlForeignKey leave the rows unlooked at: those of a
+// standby may be of no single state yet. Promotion looks at them.
+func unchecked(statement string) string {
+	head, rest, ok := strings.Cut(statement, " ADD CONSTRAINT ")
+	if !ok || !strings.HasPrefix(head, "ALTER TABLE ") || strings.HasSuffix(head, withNoCheck(true)) || !strings.Contains(rest, " FOREIGN KEY (") {
+		return statement
+	}
+	return head + withNoCheck(true) + " ADD CONSTRAINT " + rest
+}
+
 // ddlCheck makes a check constraint.
 func ddlCheck(t *tableInfo, k *checkInfo) string {
 	not := ""
 	if k.notForReplication {
 		not = "NOT FOR REPLICATION "
 	}
-	return fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK %s%s", obj(t.name), id(k.name), not, parenthesised(k.definition))
+	return fmt.Sprintf("ALTER TABLE %s%s ADD CONSTRAINT %s CHECK %s%s", obj(t.name), withNoCheck(k.untrusted), id(k.name), not, parenthesised(k.definition))
 }
 
 func parenthesised(s string) string {

@@ -71,9 +71,9 @@ func sqlHeld() string {
 	return `SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] WHERE [stream] = @p1 ORDER BY [what], [schema_name], [table_name], [name]`
 }
 
-// sqlDroppedKeys reads the foreign keys that standbys of all streams dropped.
-func sqlDroppedKeys() string {
-	return `SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] WHERE [what] = N'dropped' ORDER BY [schema_name], [table_name], [name]`
+// sqlAllHeld reads what standbys of all streams hold off.
+func sqlAllHeld() string {
+	return `SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] ORDER BY [what], [schema_name], [table_name], [name]`
 }
 
 // sqlAddHeld records what is about to be held off.

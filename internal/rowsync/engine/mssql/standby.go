@@ -44,16 +44,12 @@ func (s *session) held(ctx context.Context, query string, args ...any) ([]held, 
 	return out, err
 }
 
-// droppedKeys reads the foreign keys that standbys took away.
-func (s *session) droppedKeys(ctx context.Context) ([]held, error) {
-	return s.held(ctx, sqlDroppedKeys())
-}
-
 // holder holds things off for one Standby.
 type holder struct {
 	s      *session
 	stream string
 	have   map[string]bool
+	young  map[string]bool // constraints made by Execute without a look at the rows
 }
 
 func heldKey(what string, table engine.Name, name string) string {
@@ -97,7 +93,7 @@ func (t *target) Standby(ctx context.Context, stream string, tables []*engine.Ta
 		if err != nil {
 			return err
 		}
-		h := &holder{s: s, stream: stream, have: map[string]bool{}}
+		h := &holder{s: s, stream: stream, have: map[string]bool{}, young: t.unchecked()}
 		for _, x := range have {
 			h.have[heldKey(x.what, x.table, x.name)] = true
 		}
@@ -152,7 +148,8 @@ func (h *holder) constraints(ctx context.Context, c *catalog, tables []*engine.T
 		if f.disabled || !among(tables, f.table) && !among(tables, f.refTable) {
 			continue
 		}
-		x := held{what: heldConstraint, table: f.table, name: f.name, untrusted: f.untrusted}
+		x := held{what: heldConstraint, table: f.table, name: f.name, untrusted: f.untrusted && !h.young[unchecked(ddlForeignKey(f))]}
+		f.untrusted = x.untrusted
 		_ = h.hold(ctx, x, sqlHoldConstraint(f.table, f.name))
 		off, err := h.s.disabled(ctx, f.table, f.name)
 		if err != nil {
@@ -161,7 +158,7 @@ func (h *holder) constraints(ctx context.Context, c *catalog, tables []*engine.T
 		if off {
 			continue
 		}
-		x.what, x.definition = heldDropped, ddlForeignKey(f, true)
+		x.what, x.definition = heldDropped, ddlForeignKey(f)
 		if err := h.hold(ctx, x, sqlDropConstraint(f.table, f.name)); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type target struct {
 	mu       sync.Mutex
 	counters map[engine.Counter]string // as last committed; the key is without its value
 	foreign  []*foreignKey             // as the catalogue has them; nil: not read since they may have changed
+	young    map[string]bool           // statements of Execute that made foreign keys without a look at the rows
 	made     bool                      // the tables of schema leeward are there
 }
 
@@ -202,16 +204,32 @@ func (t *target) Forget(ctx context.Context, stream string) error {
 	return wrap(err, "forget stream %s", stream)
 }
 
-// Execute implements engine.Target.
+// Execute implements engine.Target. Foreign keys are made without a look at the rows,
+// which may be of no single state yet; the Standby that must follow holds them off, and
+// Promote looks.
 func (t *target) Execute(ctx context.Context, statement string) error {
+	made := unchecked(statement)
 	err := t.with(ctx, func(s *session) error {
-		_, err := s.exec(ctx, statement)
+		_, err := s.exec(ctx, made)
 		return err
 	})
 	t.mu.Lock()
 	t.foreign = nil
+	if made != statement {
+		if t.young == nil {
+			t.young = map[string]bool{}
+		}
+		t.young[made] = true
+	}
 	t.mu.Unlock()
 	return wrap(err, "execute")
+}
+
+// unchecked returns the foreign keys that Execute made so.
+func (t *target) unchecked() map[string]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.young)
 }
 
 // applyWait is how long, in ms, a second replicator waits for the first one's

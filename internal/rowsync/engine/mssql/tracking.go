@@ -16,14 +16,29 @@ type tracking struct {
 	stream string
 	tables []*engine.Table
 	after  position
+	since  map[engine.Name]int64 // from which version on a table is of the stream
 }
 
 func (s *source) tracking(ctx context.Context, stream string, tables []*engine.Table, after position, r *record) (*tracking, error) {
 	if r.version < after.n && r.version > 0 {
 		return nil, &engine.Expired{Cause: fmt.Sprintf("the source says that it has given out version %d at most, the target has %d: it was restored to an earlier time", r.version, after.n)}
 	}
-	return &tracking{s: s, stream: stream, tables: tables, after: after}, nil
+	p := &tracking{s: s, stream: stream, tables: tables, after: after, since: map[engine.Name]int64{}}
+	err := s.plain(ctx, func(ss *session) error {
+		have, err := ss.captures(ctx, stream)
+		for _, m := range have {
+			if m.rows != nil {
+				p.since[m.table] = *m.rows
+			}
+		}
+		return err
+	})
+	return p, err
 }
+
+// from is the version from which on changes of a table are wanted: a table that came
+// to the stream later was compared since.
+func (p *tracking) from(n engine.Name) int64 { return max(p.after.n, p.since[n]) }
 
 func (p *tracking) poll(ctx context.Context) (more bool, at position, now time.Time, err error) {
 	var v int64
@@ -113,9 +128,9 @@ func (p *tracking) valid(ctx context.Context, ss *session, v int64) error {
 		case !ok:
 			gone.Tables = append(gone.Tables, t.Name)
 			gone.Cause = "change tracking of " + t.Name.String() + " is off: it was switched off, or the table made anew"
-		case n > p.after.n:
+		case n > p.from(t.Name):
 			gone.Tables = append(gone.Tables, t.Name)
-			gone.Cause = fmt.Sprintf("changes of %s are known from version %d on only, the target has %d: they were cleaned up, or the table was truncated or made anew", t.Name, n, p.after.n)
+			gone.Cause = fmt.Sprintf("changes of %s are known from version %d on only, the target has %d: they were cleaned up, or the table was truncated or made anew", t.Name, n, p.from(t.Name))
 		}
 	}
 	if len(gone.Tables) > 0 {
@@ -128,7 +143,20 @@ func (p *tracking) valid(ctx context.Context, ss *session, v int64) error {
 const atOnce = 100
 
 func (p *tracking) send(ctx context.Context, ss *session, out *sender) error {
-	for group := range slices.Chunk(p.tables, atOnce) {
+	var old, young []*engine.Table
+	for _, t := range p.tables {
+		if p.from(t.Name) > p.after.n {
+			young = append(young, t)
+		} else {
+			old = append(old, t)
+		}
+	}
+	for _, t := range young {
+		if err := p.sendTable(ctx, ss, t, out); err != nil {
+			return err
+		}
+	}
+	for group := range slices.Chunk(old, atOnce) {
 		names := make([]engine.Name, len(group))
 		for i, t := range group {
 			names[i] = t.Name
@@ -166,5 +194,5 @@ func (p *tracking) sendTable(ctx context.Context, ss *session, t *engine.Table, 
 			return err
 		}
 		return out.add(c)
-	}, p.after.n)
+	}, p.from(t.Name))
 }

@@ -232,16 +232,24 @@ GO
 CREATE NONCLUSTERED COLUMNSTORE INDEX [NCCI] ON [sales].[order line] ([region], [id])
 GO
 
--- ddlForeignKey makes a foreign key. check says whether the rows that are there are
--- looked at; a key made without is not trusted.
+-- ddlForeignKey makes a foreign key. One that is not trusted is made without a look at
+-- the rows, which need not satisfy it.
 ALTER TABLE [sales].[order line] ADD CONSTRAINT [FK_line_customer] FOREIGN KEY ([region], [id]) REFERENCES [dbo].[customer] ([region], [id]) ON DELETE CASCADE ON UPDATE SET NULL
 GO
---   example: without a look at the rows
+--   example: not trusted
+ALTER TABLE [sales].[order line] WITH NOCHECK ADD CONSTRAINT [FK_line_customer] FOREIGN KEY ([region], [id]) REFERENCES [dbo].[customer] ([region], [id]) ON DELETE CASCADE ON UPDATE SET NULL
+GO
+
+-- unchecked makes the statement of ddlForeignKey leave the rows unlooked at: those of a
+-- standby may be of no single state yet. Promotion looks at them.
 ALTER TABLE [sales].[order line] WITH NOCHECK ADD CONSTRAINT [FK_line_customer] FOREIGN KEY ([region], [id]) REFERENCES [dbo].[customer] ([region], [id]) ON DELETE CASCADE ON UPDATE SET NULL
 GO
 
 -- ddlCheck makes a check constraint.
 ALTER TABLE [sales].[order line] ADD CONSTRAINT [CK_line] CHECK ([id]>(0))
+GO
+--   example: not trusted
+ALTER TABLE [sales].[order line] WITH NOCHECK ADD CONSTRAINT [CK_line] CHECK ([id]>(0))
 GO
 
 -- ddlSequence makes a sequence that starts where it started at first; where it stands
@@ -278,12 +286,13 @@ GO
 
 -- sqlMakeStreams makes the source's record of streams: how they are captured, and the
 -- beat of their history: a row that goes back in time tells that the database did.
-CREATE TABLE [leeward].[stream] ([stream] nvarchar(128) NOT NULL PRIMARY KEY, [method] nvarchar(20) NOT NULL, [epoch] uniqueidentifier NOT NULL, [tick] bigint NOT NULL, [version] bigint NOT NULL, [beat_at] datetime2(3) NOT NULL)
+CREATE TABLE [leeward].[stream] ([stream] nvarchar(128) NOT NULL PRIMARY KEY, [method] nvarchar(20) NOT NULL, [tick] bigint NOT NULL, [version] bigint NOT NULL, [beat_at] datetime2(3) NOT NULL)
 GO
 
 -- sqlMakeCaptures makes the record of what was made for each table of a stream.
--- rows is how many rows the table had without what its log holds; NULL: not counted yet;
--- negative: before that tick, changes were not captured.
+-- rows is, with triggers, how many rows the table had without what its log holds; NULL:
+-- not counted yet; negative: before that tick, changes were not captured. With change
+-- tracking it is the version at which the stream took the table in.
 CREATE TABLE [leeward].[capture] ([stream] nvarchar(128) NOT NULL, [schema_name] nvarchar(128) NOT NULL, [table_name] nvarchar(128) NOT NULL, [token] nvarchar(20) NOT NULL, [rows] bigint NULL, PRIMARY KEY ([stream], [schema_name], [table_name]))
 GO
 
@@ -292,19 +301,19 @@ CREATE TABLE [leeward].[made] ([stream] nvarchar(128) NOT NULL, [what] nvarchar(
 GO
 
 -- sqlStream reads the record of stream @p1.
-SELECT [method], CAST([epoch] AS nvarchar(36)), [tick], [version] FROM [leeward].[stream] WHERE [stream] = @p1
+SELECT [method], [tick], [version] FROM [leeward].[stream] WHERE [stream] = @p1
 GO
 
 -- sqlAddStream records stream @p1, captured by @p2. Its clock stands at 0 until all is made.
-INSERT INTO [leeward].[stream] ([stream], [method], [epoch], [tick], [version], [beat_at]) VALUES (@p1, @p2, NEWID(), 0, 0, SYSUTCDATETIME())
+INSERT INTO [leeward].[stream] ([stream], [method], [tick], [version], [beat_at]) VALUES (@p1, @p2, 0, 0, SYSUTCDATETIME())
 GO
 
 -- sqlDropStream forgets stream @p1.
 DELETE FROM [leeward].[stream] WHERE [stream] = @p1
 GO
 
--- sqlOtherStreams counts streams; the one without a name is the database's own record.
-SELECT COUNT(*) FROM [leeward].[stream] WHERE [stream] <> N''
+-- sqlStreams counts streams.
+SELECT COUNT(*) FROM [leeward].[stream]
 GO
 
 -- sqlDropOwn drops one of the tables of schema leeward.
@@ -788,8 +797,8 @@ GO
 SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] WHERE [stream] = @p1 ORDER BY [what], [schema_name], [table_name], [name]
 GO
 
--- sqlDroppedKeys reads the foreign keys that standbys of all streams dropped.
-SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] WHERE [what] = N'dropped' ORDER BY [schema_name], [table_name], [name]
+-- sqlAllHeld reads what standbys of all streams hold off.
+SELECT [what], [schema_name], [table_name], [name], [untrusted], [definition] FROM [leeward].[held] ORDER BY [what], [schema_name], [table_name], [name]
 GO
 
 -- sqlAddHeld records what is about to be held off.

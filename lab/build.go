@@ -65,12 +65,9 @@ func openCache(ctx context.Context, dir string, log func(string, ...any)) (*buil
 		return nil, nil, fmt.Errorf("lock cache: %w", err)
 	}
 	unlock := func() { lock.Close() }
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		log("waiting for another lab to finish with %s", dir)
-		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-			unlock()
-			return nil, nil, fmt.Errorf("lock cache: %w", err)
-		}
+	if err := waitLock(ctx, lock, func() { log("waiting for another lab to finish with %s", dir) }); err != nil {
+		unlock()
+		return nil, nil, fmt.Errorf("lock cache: %w", err)
 	}
 	// What an interrupted build left is of no use.
 	if err := os.RemoveAll(filepath.Join(dir, "work")); err != nil {
@@ -91,6 +88,24 @@ func openCache(ctx context.Context, dir string, log func(string, ...any)) (*buil
 		bases: map[string]*base{},
 	}
 	return b, unlock, nil
+}
+
+// waitLock locks f, and says once that it has to wait.
+func waitLock(ctx context.Context, f *os.File, waiting func()) error {
+	for first := true; ; first = false {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if first {
+			waiting()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // writeScripts puts the build scripts where they can be run.

@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,5 +226,26 @@ func TestVolumeHead(t *testing.T) {
 				t.Errorf("%s: head of %s: %d bytes, %q", s.Name, p.Volume, len(head), head[512:600])
 			}
 		}
+	}
+}
+
+func TestWaitLockEndsWithContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	held, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := waitLock(t.Context(), held, func() { t.Error("waits for a free lock") }); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := waitLock(ctx, other, cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("while another holds it: %v", err)
 	}
 }

@@ -18,8 +18,10 @@ type Source struct {
 	*server
 	reader
 
-	mu       sync.Mutex
-	prepared map[string]bool // streams of which Prepare told a position
+	mu           sync.Mutex
+	prepared     map[string]bool // streams of which Prepare told a position
+	counterNames []string        // tables and sequences that have a counter
+	countersAt   time.Time       // when they were listed
 }
 
 var _ engine.Source = (*Source)(nil)
@@ -119,17 +121,36 @@ func (s *server) strings(ctx context.Context, q string, args ...any) ([]string, 
 	return out, explain(rows.Err())
 }
 
+// countedFor is how long it may take until the counter of a new table is seen.
+const countedFor = 2 * time.Second
+
 // Counters implements engine.History. The value of an identity is the next one; a table
 // has one at most, so its column is not named.
 func (s *Source) Counters(ctx context.Context) ([]engine.Counter, error) {
-	return s.counters(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.countersAt) > countedFor {
+		// Over all tables the view is slow to read: it opens every one.
+		names, err := s.strings(ctx, `SELECT table_name FROM information_schema.tables
+			WHERE table_schema = ? AND (auto_increment IS NOT NULL OR table_type = 'SEQUENCE')`, s.db)
+		if err != nil {
+			return nil, fmt.Errorf("list counters: %w", err)
+		}
+		s.counterNames, s.countersAt = names, time.Now()
+	}
+	if len(s.counterNames) == 0 {
+		return nil, nil
+	}
+	return s.counters(ctx, s.counterNames)
 }
 
-func (s *server) counters(ctx context.Context) ([]engine.Counter, error) {
-	// The view of columns is slow to read and is not, every time: only a column that is
-	// numbered makes auto_increment not NULL.
+func (s *server) counters(ctx context.Context, names []string) ([]engine.Counter, error) {
+	list := make([]string, len(names))
+	for i, n := range names {
+		list[i] = quoteText(n)
+	}
 	rows, err := s.text.QueryContext(ctx, `SELECT table_name, table_type = 'SEQUENCE', IFNULL(auto_increment, 0) FROM information_schema.tables
-		WHERE table_schema = ? AND (auto_increment IS NOT NULL OR table_type = 'SEQUENCE') ORDER BY table_name`, s.db)
+		WHERE table_schema = ? AND table_name IN (`+strings.Join(list, ", ")+`)`, s.db)
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", explain(err))
 	}

@@ -171,8 +171,9 @@ func (s *overview) problems(page *reportPage) []string {
 			out = append(out, problem(r.Server, what, v.Err, v.Hint))
 		}
 	}
+	listed := len(out) > 0
 	for _, sec := range page.Sections {
-		if sec.Outcome != "done" {
+		if sec.Outcome != "done" && (sec.Error != nil || !listed) {
 			text := fmt.Sprintf("%s: %s", sec.Title, sec.Outcome)
 			if sec.Error != nil {
 				text += ": " + sec.Error.Text

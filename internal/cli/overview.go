@@ -16,6 +16,29 @@ type overview struct {
 	Problems []string // what is not done, most important first
 	Tiles    []tile
 	Rows     []*overviewRow
+	// Databases are those replicated by themselves.
+	Databases []*overviewDatabase
+}
+
+// overviewDatabase is all that is known of one database. Compared is of the pass that
+// compared its rows, Run the newest.
+type overviewDatabase struct {
+	Name     string
+	Engine   string
+	Plan     *protect.RowsPlan
+	Compared *protect.DatabaseRun
+	Run      *protect.DatabaseRun
+	Verify   *protect.DatabaseVerify
+}
+
+// Rows counts what the comparison did, over all tables.
+func (d *overviewDatabase) Rows() (sum protect.TableRun) {
+	if d.Compared != nil {
+		for _, t := range d.Compared.Tables {
+			sum.Compared, sum.Sent, sum.Deleted = sum.Compared+t.Compared, sum.Sent+t.Sent, sum.Deleted+t.Deleted
+		}
+	}
+	return sum
 }
 
 // tile is one figure and what it is.
@@ -55,8 +78,43 @@ func (s *overview) row(name dr.ServerName) *overviewRow {
 	return r
 }
 
+func (s *overview) database(name string) *overviewDatabase {
+	for _, d := range s.Databases {
+		if d.Name == name {
+			return d
+		}
+	}
+	d := &overviewDatabase{Name: name}
+	s.Databases = append(s.Databases, d)
+	return d
+}
+
+func (s *overview) gatherDatabases(sec *reportSection) {
+	if sec.Plan != nil {
+		for _, v := range sec.Plan.Rows {
+			d := s.database(v.Database)
+			d.Plan, d.Engine = &v, v.Engine
+		}
+	}
+	if sec.Run != nil {
+		for _, v := range sec.Run.Databases {
+			d := s.database(v.Database)
+			d.Run, d.Engine = &v, v.Engine
+			if v.Seeded {
+				d.Compared = &v
+			}
+		}
+	}
+	if sec.Verify != nil {
+		for _, v := range sec.Verify.Databases {
+			s.database(v.Database).Verify = &v
+		}
+	}
+}
+
 func (s *overview) gather(page *reportPage) {
 	for _, sec := range page.Sections {
+		s.gatherDatabases(sec)
 		if sec.Plan != nil {
 			for _, v := range sec.Plan.Servers {
 				r := s.row(v.Server)
@@ -139,6 +197,15 @@ func (s *overview) tiles(page *reportPage) []tile {
 	if done, all := s.tally(copied); all > 0 {
 		add("have a recovery point", "%d of %d", done, all)
 	}
+	if n := len(s.Databases); n > 0 {
+		done := 0
+		for _, d := range s.Databases {
+			if d.Verify != nil && d.Verify.Outcome == dr.Done {
+				done++
+			}
+		}
+		add("databases equal to their source", "%d of %d", done, n)
+	}
 	var content, wire int64
 	for _, r := range s.Rows {
 		content += r.Size
@@ -169,6 +236,14 @@ func (s *overview) problems(page *reportPage) []string {
 				what = fmt.Sprintf("differs from its source in %s", count(n, "path"))
 			}
 			out = append(out, problem(r.Server, what, v.Err, v.Hint))
+		}
+	}
+	for _, d := range s.Databases {
+		if v := d.Run; v != nil && v.Outcome != dr.Done {
+			out = append(out, problem(dr.ServerName(d.Name), "the last pass is "+v.Outcome.String(), strings.Join(append(v.Stopped, v.Err), "; "), v.Hint))
+		}
+		if v := d.Verify; v != nil && v.Outcome != dr.Done {
+			out = append(out, problem(dr.ServerName(d.Name), fmt.Sprintf("%s differ from its source", count(len(v.Differences)+int(v.More), "row")), v.Err, v.Hint))
 		}
 	}
 	listed := len(out) > 0

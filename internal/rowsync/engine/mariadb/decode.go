@@ -365,29 +365,9 @@ func stamp(sec uint64, fraction string) []byte {
 	return append(time.Unix(int64(sec), 0).UTC().AppendFormat(nil, time.DateTime), fraction...)
 }
 
-// floatText writes a number as the server does: the fewest digits that give it back,
-// without an exponent from 1e-15 up to 1e15.
-func floatText(f float64) []byte {
-	if f == 0 {
-		if math.Signbit(f) {
-			return []byte("-0")
-		}
-		return []byte("0")
-	}
-	e := strconv.AppendFloat(nil, f, 'e', -1, 64)
-	at := len(e) - 1
-	for e[at] != 'e' {
-		at--
-	}
-	exp, err := strconv.Atoi(string(e[at+1:]))
-	if err != nil {
-		return e // not a number, which no column holds
-	}
-	if exp >= -15 && exp < 15 {
-		return strconv.AppendFloat(nil, f, 'f', -1, 64)
-	}
-	return strconv.AppendInt(e[:at+1], int64(exp), 10)
-}
+// floatText writes a number as a SELECT gives it to us: the fewest digits that give it
+// back, in Go's form, as go-sql-driver reads the server's text into a number.
+func floatText(f float64) []byte { return strconv.AppendFloat(nil, f, 'g', -1, 64) }
 
 // decimalText reads a number of precision digits, scale of them behind the point: nine
 // digits to four bytes, big-endian, the top bit set, all inverted where negative.

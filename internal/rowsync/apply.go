@@ -62,6 +62,11 @@ func (r *Replicator) applySession(ctx context.Context, sp *spool, ps []pair, unt
 	if a.state.Phase == engine.Primary {
 		return &PrimaryError{Name: r.cfg.Name}
 	}
+	// A driver that reads the catalogue only when it first meets a table would do so
+	// beside a transaction of ours that may have locked it.
+	if _, err := dst.Schema(ctx); err != nil {
+		return fmt.Errorf("read the definitions of the target: %w", err)
+	}
 	if a.rd, err = sp.reader(a.state.Pos); err != nil {
 		return err
 	}
@@ -294,6 +299,11 @@ func (a *applier) commit(ctx context.Context, tx engine.Apply, to engine.State, 
 	}
 	a.state, a.wrote = st, time.Now()
 	a.r.meter.applied(st, commits, changes)
+	if a.r.committed != nil {
+		if err := a.r.committed(st); err != nil {
+			return err
+		}
+	}
 	if a.rd.at.segment == a.kept {
 		return nil
 	}
@@ -313,7 +323,7 @@ func (a *applier) lone(ctx context.Context, p engine.Piece) error {
 			return err
 		}
 	}
-	t := &large{a: a, end: end, parts: bytes > wholeBytes}
+	t := &large{a: a, end: end, parts: bytes > a.r.whole}
 	for {
 		if err := t.piece(ctx, p); err != nil {
 			return t.fail(err)

@@ -51,7 +51,7 @@ func (t *large) piece(ctx context.Context, p engine.Piece) error {
 		return err
 	}
 	t.changes += int64(len(p.Changes))
-	if t.bytes += pieceSize(&p); t.parts && t.bytes >= partBytes && commitOf(&p) == nil {
+	if t.bytes += pieceSize(&p); t.parts && int64(t.bytes) >= t.a.r.part && commitOf(&p) == nil {
 		return t.part(ctx)
 	}
 	return nil

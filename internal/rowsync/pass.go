@@ -64,14 +64,14 @@ func (r *Replicator) pass(ctx context.Context, once bool) (Result, error) {
 		if err = r.patient(ctx, "both ends", n.attempt); err == nil {
 			break
 		}
-		err = n.adapt(err)
+		err = n.adapt(ctx, err)
 	}
 	n.finish(begun)
 	return n.res, err
 }
 
 // adapt turns an end of the stream that can be dealt with into another attempt.
-func (n *run) adapt(err error) error {
+func (n *run) adapt(ctx context.Context, err error) error {
 	var gone *engine.Expired
 	var changed *engine.SchemaChanged
 	var epoch *EpochError
@@ -88,16 +88,35 @@ func (n *run) adapt(err error) error {
 	case errors.As(err, &changed) && len(changed.Tables) > 0:
 		n.r.log.Warn("tables are not followed any more", "tables", fmt.Sprint(changed.Tables), "cause", changed.Cause)
 		return n.r.notes.stop(changed.Tables, changed.Cause, changed.Remedy)
+	case errors.Is(err, engine.ErrSchema):
+		return n.misfits(ctx, err)
 	case errors.As(err, &epoch) && n.r.cfg.Reseed:
 		return n.r.notes.change(func(d *notesData) { d.Compare = "the source has another history" })
 	}
 	return err
 }
 
-// lift takes tables back in that were stopped and fit again. They are compared anew.
+// misfits stops the tables whose definitions differ, where rows did not fit one.
+func (n *run) misfits(ctx context.Context, cause error) error {
+	return n.r.patient(ctx, "both ends", func(ctx context.Context) error {
+		c, err := n.r.schemas(ctx)
+		if err != nil {
+			return err
+		}
+		was := len(n.r.notes.stopped())
+		if err := n.stopMisfits(c); err != nil {
+			return err
+		}
+		if len(n.r.notes.stopped()) == was {
+			return cause
+		}
+		return nil
+	})
+}
+
+// lift takes tables back in that were stopped and fit again.
 func (n *run) lift(ctx context.Context) error {
-	stopped := n.r.notes.stopped()
-	if len(stopped) == 0 {
+	if len(n.r.notes.stopped()) == 0 {
 		return nil
 	}
 	return n.r.patient(ctx, "both ends", func(ctx context.Context) error {
@@ -105,24 +124,30 @@ func (n *run) lift(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for name := range stopped {
-			if !c.takesBack(name) {
+		return n.takeBack(ctx, c)
+	})
+}
+
+// takeBack has stopped tables compared anew that fit again.
+func (n *run) takeBack(ctx context.Context, c comparison) error {
+	for name := range n.r.notes.stopped() {
+		if !c.takesBack(name) {
+			continue
+		}
+		for _, p := range c.pairs {
+			if p.dst.Name.String() != name {
 				continue
 			}
-			for _, p := range c.pairs {
-				if p.dst.Name.String() != name {
-					continue
-				}
-				if err := n.r.dst.SetProgress(ctx, n.r.cfg.Stream, p.dst.Name, engine.Progress{}); err != nil {
-					return fmt.Errorf("take %s in again: %w", name, err)
-				}
-			}
-			if err := n.r.notes.change(func(d *notesData) { delete(d.Stopped, name) }); err != nil {
-				return err
+			if err := n.r.dst.SetProgress(ctx, n.r.cfg.Stream, p.dst.Name, engine.Progress{}); err != nil {
+				return fmt.Errorf("take %s in again: %w", name, err)
 			}
 		}
-		return nil
-	})
+		if err := n.r.notes.change(func(d *notesData) { delete(d.Stopped, name) }); err != nil {
+			return err
+		}
+		n.r.log.Info("table is taken in again", "table", name)
+	}
+	return nil
 }
 
 // takesBack reports whether a stopped table fits again, or is no more.
@@ -239,9 +264,15 @@ func (n *run) define(ctx context.Context) error {
 func (n *run) followed(c comparison) []pair {
 	stopped := n.r.notes.stopped()
 	var out []pair
-	for _, p := range append(c.pairs, c.misfits...) {
+	for _, p := range c.pairs {
 		if _, ok := stopped[p.dst.Name.String()]; !ok {
 			out = append(out, p)
+		}
+	}
+	for _, p := range c.misfits {
+		if _, ok := stopped[p.dst.Name.String()]; !ok {
+			// The source's definition is a later one than that of the rows to come.
+			out = append(out, pair{p.dst, p.dst})
 		}
 	}
 	return out
@@ -401,8 +432,14 @@ func (n *run) stream(ctx context.Context, todo []pair) error {
 	landed := make(chan error, 1)
 	sp := n.r.sp
 	go func() {
+		sp.finish(nil)
 		err := n.r.land(ctx, sp, sources(n.ps))
-		cancel(err)
+		if errors.Is(err, engine.ErrSchema) {
+			// What has landed may hold the very DDL that makes the next rows fit.
+			sp.finish(err)
+		} else {
+			cancel(err)
+		}
 		landed <- err
 	}()
 	err := work(ctx)

@@ -57,6 +57,10 @@ type Replicator struct {
 	lock  *os.File
 	notes *notes
 	meter meter
+	// whole and part bound what is applied in one transaction: of the spool, and in
+	// memory. committed, which tests set, is called after each.
+	whole, part int64
+	committed   func(engine.State) error
 
 	mu      sync.Mutex
 	src     engine.Source // nil until it was reached
@@ -90,7 +94,7 @@ func New(cfg Config) (*Replicator, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n}
+	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, whole: wholeBytes, part: partBytes}
 	r.meter.init()
 	return r, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -24,6 +25,7 @@ func (n *run) snapshot(ctx context.Context) (engine.Snapshot, error) {
 // seedAndFollow compares tables while their changes land, and then applies those.
 func (n *run) seedAndFollow(ctx context.Context, todo []pair, snap engine.Snapshot) error {
 	n.r.meter.step(StepSeed)
+	asOf := time.Now().UTC()
 	until, err := n.seed(ctx, todo, snap)
 	if err := errors.Join(err, snap.Close()); err != nil {
 		return err
@@ -31,7 +33,7 @@ func (n *run) seedAndFollow(ctx context.Context, todo []pair, snap engine.Snapsh
 	if err := n.makeLate(ctx, todo); err != nil {
 		return err
 	}
-	if err := n.seeded(ctx, until); err != nil {
+	if err := n.seeded(ctx, until, asOf); err != nil {
 		return err
 	}
 	return n.follow(ctx)
@@ -115,8 +117,9 @@ func (n *run) makeLate(ctx context.Context, todo []pair) error {
 	return nil
 }
 
-// seeded records from where on the rows are a state of the source.
-func (n *run) seeded(ctx context.Context, until engine.Pos) error {
+// seeded records from where on the rows are a state of the source: one that is no
+// older than asOf.
+func (n *run) seeded(ctx context.Context, until engine.Pos, asOf time.Time) error {
 	src, err := n.r.source(ctx)
 	if err != nil {
 		return err
@@ -125,6 +128,9 @@ func (n *run) seeded(ctx context.Context, until engine.Pos) error {
 		s.Phase, s.Until = engine.Seeding, until
 		if behind, err := src.Before(s.Pos, until); err == nil && !behind {
 			s.Phase, s.Until = engine.Following, ""
+		}
+		if s.SourceTime.IsZero() {
+			s.SourceTime = asOf
 		}
 		s.Fingerprint = fingerprint(targets(n.ps))
 	})
@@ -153,6 +159,9 @@ func (n *run) settle(ctx context.Context) (more bool, err error) {
 	}
 	n.res.Findings = dedupe(append(append(n.res.Findings, made...), c.findings...))
 	if err := n.stopMisfits(c); err != nil {
+		return false, err
+	}
+	if err := n.takeBack(ctx, c); err != nil {
 		return false, err
 	}
 	return n.addTables(ctx, c)

@@ -48,6 +48,7 @@ type spool struct {
 	durable place // behind the last transaction that was synced whole
 	landed  landing
 	used    int64         // bytes of all segments
+	ended   error         // why nothing more will land; nil while it may
 	changed chan struct{} // closed when something of the above changed
 }
 
@@ -232,6 +233,15 @@ func (sp *spool) full(err error) error {
 		return fmt.Errorf("write the spool %s: %w; make room there: the source keeps what has not landed, and nothing is lost", sp.dir, err)
 	}
 	return fmt.Errorf("write the spool: %w", err)
+}
+
+// finish lets what has landed be read to its end, and then tells why there is no more.
+// nil takes that back.
+func (sp *spool) finish(err error) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.ended = err
+	sp.signal()
 }
 
 func (sp *spool) signal() {

@@ -140,13 +140,17 @@ func (r *spoolReader) ready() bool {
 	}
 }
 
-// next returns the following piece, waiting until it has landed.
+// next returns the following piece, waiting until it has landed. Where nothing more
+// will, it returns why.
 func (r *spoolReader) next(ctx context.Context) (engine.Piece, error) {
 	for {
 		r.sp.mu.Lock()
-		wait, have, durable := r.sp.changed, r.at != r.sp.durable, r.sp.durable
+		wait, have, durable, ended := r.sp.changed, r.at != r.sp.durable, r.sp.durable, r.sp.ended
 		r.sp.mu.Unlock()
 		if !have {
+			if ended != nil {
+				return engine.Piece{}, ended
+			}
 			select {
 			case <-wait:
 				continue

@@ -104,7 +104,11 @@ func (r *Replicator) Promote(ctx context.Context, force bool) (Evidence, error) 
 			return fmt.Errorf("read the target's position: %w", err)
 		}
 		e.Position = st.Pos
-		if why := r.unready(st); len(why) > 0 {
+		why, err := r.unready(st)
+		if err != nil {
+			return err
+		}
+		if len(why) > 0 {
 			if !force {
 				return &NotReadyError{Name: r.cfg.Name, Reasons: why}
 			}
@@ -125,7 +129,7 @@ func (r *Replicator) Promote(ctx context.Context, force bool) (Evidence, error) 
 }
 
 // unready lists what speaks against promotion.
-func (r *Replicator) unready(st engine.State) (why []string) {
+func (r *Replicator) unready(st engine.State) (why []string, err error) {
 	switch st.Phase {
 	case engine.Following, engine.Primary:
 	case engine.Absent:
@@ -138,15 +142,17 @@ func (r *Replicator) unready(st engine.State) (why []string) {
 	for t, s := range r.notes.stopped() {
 		why = append(why, fmt.Sprintf("table %s is not followed since %s: %s", t, s.At.Format(time.RFC3339), s.Cause))
 	}
-	r.mu.Lock()
-	sp := r.sp
-	r.mu.Unlock()
-	if sp != nil && st.Phase == engine.Following {
-		if l, _ := sp.newest(); l.Pos != st.Pos && !r.onlyBeats(sp, st.Pos) {
-			why = append(why, fmt.Sprintf("changes up to %s have landed and are not applied", l.Pos))
-		}
+	if st.Phase != engine.Following {
+		return why, nil
 	}
-	return why
+	sp, err := r.landedSpool(st)
+	if err != nil || sp == nil {
+		return why, err
+	}
+	if l, _ := sp.newest(); l.Pos != st.Pos && !r.onlyBeats(sp, st.Pos) {
+		why = append(why, fmt.Sprintf("changes up to %s have landed and are not applied", l.Pos))
+	}
+	return why, nil
 }
 
 // onlyBeats reports whether nothing but heartbeats has landed behind a position.
@@ -224,18 +230,8 @@ func (r *Replicator) applyLanded(ctx context.Context) (engine.State, error) {
 	if st.Phase == engine.Seeding && st.Until == "" {
 		return st, nil // rows were still being compared: there is nothing to apply to
 	}
-	r.mu.Lock()
-	ok := r.sp != nil
-	if !ok {
-		r.sp, ok, err = openSpool(r.cfg.Spool, r.cfg.SpoolLimit, r.cfg.Stream, st.Epoch)
-		if err == nil && !ok {
-			err = r.sp.close()
-			r.sp = nil
-		}
-	}
-	sp := r.sp
-	r.mu.Unlock()
-	if err != nil || !ok {
+	sp, err := r.landedSpool(st)
+	if err != nil || sp == nil {
 		return st, err
 	}
 	s, err := dst.Schema(ctx)
@@ -257,6 +253,24 @@ func (r *Replicator) applyLanded(ctx context.Context) (engine.State, error) {
 		return st, err
 	}
 	return dst.State(ctx, r.cfg.Stream)
+}
+
+// landedSpool is the spool as an earlier run left it; nil where there is none.
+func (r *Replicator) landedSpool(st engine.State) (*spool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sp != nil {
+		return r.sp, nil
+	}
+	sp, ok, err := openSpool(r.cfg.Spool, r.cfg.SpoolLimit, r.cfg.Stream, st.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, sp.close()
+	}
+	r.sp = sp
+	return sp, nil
 }
 
 // Remove takes away what was made at both ends and forgets the stream. An end that

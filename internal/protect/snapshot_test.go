@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
@@ -41,6 +42,26 @@ func TestCaptureDecidesDatabase(t *testing.T) {
 		}
 		if got := treat(db, snapshotExpected(facts, db)); len(got.exclude) > 0 != c.excluded {
 			t.Errorf("%s: %+v", c.capture, got)
+		}
+	}
+}
+
+func TestKeptSnapshotsAreLeftOutUnlessNamed(t *testing.T) {
+	f := &agentpb.Filesystem{MountPoint: "/", Type: "btrfs", Mounts: []*agentpb.Mount{{MountPoint: "/", Root: "/@"}},
+		Subvolumes: []*agentpb.Subvolume{{Path: []byte("@")}, {Path: []byte("@/.snapshots/1/snapshot"), Snapshot: true},
+			{Path: []byte("@/.snapshots/2/snapshot"), Snapshot: true}}}
+	for _, c := range []struct {
+		include []string
+		want    string
+	}{
+		{nil, "@/.snapshots/1/snapshot @/.snapshots/2/snapshot"},
+		{[]string{"/.snapshots/**"}, ""},
+		{[]string{"/.snapshots/1/**"}, "@/.snapshots/2/snapshot"},
+		{[]string{"/@/.snapshots/2/snapshot"}, "@/.snapshots/1/snapshot"},
+	} {
+		s := &source{server: &config.Server{IncludeExcluded: c.include}, facts: &agentpb.Facts{Filesystems: []*agentpb.Filesystem{f}}}
+		if got := strings.Join(s.keptSnapshots(f), " "); got != c.want {
+			t.Errorf("with include_excluded %v are left out %q, want %q", c.include, got, c.want)
 		}
 	}
 }

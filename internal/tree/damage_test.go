@@ -70,14 +70,14 @@ func TestLinksShrink(t *testing.T) {
 // structure leads nowhere.
 func TestDamagedCatalog(t *testing.T) {
 	w := newWorld(t)
-	w.sh(`for i in $(seq 120); do mkdir -p d$((i % 7))/e$i; echo $i > d$((i % 7))/e$i/f; done`)
+	w.sh(`for i in $(seq 40); do mkdir -p d$((i % 7))/e$i; echo $i > d$((i % 7))/e$i/f; done`)
 	w.sync()
 	path := w.state + "/catalog.db"
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.sh(`for i in $(seq 120); do echo more >> d$((i % 7))/e$i/f; done`)
+	w.sh(`for i in $(seq 40); do echo more >> d$((i % 7))/e$i/f; done`)
 	c, err := OpenCatalog(path)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestDamagedCatalog(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 6))
 	found := 0
-	for range 12 {
+	for range 8 {
 		b := bytes.Clone(good)
 		page := 2 + r.IntN(len(b)/4096-2) // not the two that bbolt checks by itself
 		for i := range 64 {

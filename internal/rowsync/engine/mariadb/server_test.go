@@ -121,13 +121,29 @@ func startServer(dir string, id int) (*instance, error) {
 		return nil, fmt.Errorf("install a server: %w\n%s", err, out)
 	}
 	s := &instance{dir: dir, socket: filepath.Join(dir, "s")}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if s.port, err = anyPort(); err != nil {
 		return nil, err
 	}
-	s.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	return s, s.start(id)
+}
+
+// anyPort finds a port that nobody listens on.
+func anyPort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	p, err := anyPort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (s *instance) start(id int, more ...string) error {

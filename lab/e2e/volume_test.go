@@ -39,7 +39,7 @@ func needGuests(t *testing.T) *world {
 func volumeEstate(w *world, t *testing.T, store string, slow bool) string {
 	mail := small("mail1", ", '/home/clerk[1-9]/**'")
 	if slow {
-		mail = strings.TrimSuffix(mail, "}") + ", limits: {disk: 256 KiB/s}}"
+		mail = strings.TrimSuffix(mail, "}") + ", limits: {disk: 512 KiB/s}}"
 	}
 	return w.estate(t, inStore(store), only(mail, small("mon1", "")))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -81,6 +82,7 @@ func (n *run) adapt(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errAgain), errors.Is(err, errNotThere):
 		n.r.log.Info("beginning anew", "why", err)
+		n.met = false
 		return nil
 	case errors.As(err, &gone):
 		n.r.log.Warn("everything is compared anew", "why", gone.Cause)
@@ -187,7 +189,7 @@ func (n *run) attempt(ctx context.Context) error {
 			continue
 		}
 		if n.once {
-			return nil
+			return n.counters(ctx)
 		}
 		n.until = ""
 	}
@@ -351,6 +353,7 @@ func (n *run) start(ctx context.Context, src engine.Source, dst engine.Target) e
 		return err
 	}
 	n.res.Seeded = true
+	n.until = "" // a mark of another history means nothing
 	return n.r.notes.change(func(d *notesData) {
 		*d = notesData{Version: notesVersion, Stream: stream, LastVerified: d.LastVerified, Verified: d.Verified}
 	})
@@ -389,6 +392,7 @@ func (n *run) spool() error {
 			return err
 		}
 	}
+	r.sp.finish(nil)
 	if ok {
 		rd, err := r.sp.reader(n.state.Pos)
 		if err == nil {
@@ -432,7 +436,6 @@ func (n *run) stream(ctx context.Context, todo []pair) error {
 	landed := make(chan error, 1)
 	sp := n.r.sp
 	go func() {
-		sp.finish(nil)
 		err := n.r.land(ctx, sp, sources(n.ps))
 		if errors.Is(err, engine.ErrSchema) {
 			// What has landed may hold the very DDL that makes the next rows fit.
@@ -442,12 +445,17 @@ func (n *run) stream(ctx context.Context, todo []pair) error {
 		}
 		landed <- err
 	}()
+	var watching sync.WaitGroup
+	if !n.once && n.until == "" {
+		watching.Go(func() { n.watch(ctx, cancel) })
+	}
 	err := work(ctx)
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
 	cancel(context.Canceled)
 	landErr := <-landed
+	watching.Wait()
 	if err == nil && landErr != nil && !errors.Is(landErr, context.Canceled) {
 		// What was to be done is done; the next pass meets the error again.
 		n.r.log.Debug("landing ended", "error", landErr)

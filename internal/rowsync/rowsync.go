@@ -61,6 +61,7 @@ type Replicator struct {
 	// memory. committed, which tests set, is called after each.
 	whole, part int64
 	committed   func(engine.State) error
+	lookEvery   time.Duration // how often Follow looks for new tables
 
 	mu      sync.Mutex
 	src     engine.Source // nil until it was reached
@@ -94,7 +95,7 @@ func New(cfg Config) (*Replicator, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, whole: wholeBytes, part: partBytes}
+	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, whole: wholeBytes, part: partBytes, lookEvery: time.Minute}
 	r.meter.init()
 	return r, nil
 }

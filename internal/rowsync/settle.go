@@ -226,3 +226,65 @@ func (n *run) addTables(ctx context.Context, c comparison) (bool, error) {
 	}
 	return true, nil
 }
+
+// counters stores where identities and sequences stand now: those that came with the
+// changes may be some seconds older.
+func (n *run) counters(ctx context.Context) error {
+	src, dst, err := n.r.ends(ctx)
+	if err != nil {
+		return err
+	}
+	cs, err := src.Counters(ctx)
+	if err != nil {
+		return fmt.Errorf("read identities and sequences of the source: %w", err)
+	}
+	st, err := dst.State(ctx, n.r.cfg.Stream)
+	if err != nil {
+		return fmt.Errorf("read the target's position: %w", err)
+	}
+	tx, err := dst.Begin(ctx, st, nil)
+	if err != nil {
+		return fmt.Errorf("store identities and sequences: %w", err)
+	}
+	if err = tx.Counters(ctx, cs); err == nil {
+		n.state, err = tx.Commit(ctx, st)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("store identities and sequences: %w", err), tx.Rollback())
+	}
+	n.res.Phase = n.state.Phase
+	return nil
+}
+
+// watch looks from time to time whether the source has tables that are not followed,
+// and has the stream begin anew with them. Engines that send DDL do not need it.
+func (n *run) watch(ctx context.Context, again context.CancelCauseFunc) {
+	t := time.NewTicker(n.r.lookEvery)
+	defer t.Stop()
+	known := map[engine.Name]bool{}
+	for _, p := range n.ps {
+		known[p.dst.Name] = true
+	}
+	stopped := n.r.notes.stopped()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		src, err := n.r.source(ctx)
+		if err != nil {
+			continue // the lander meets the same, and says so
+		}
+		s, err := src.Schema(ctx)
+		if err != nil {
+			continue
+		}
+		for _, table := range s.Tables {
+			if _, out := stopped[table.Name.String()]; !out && !known[table.Name] && table.Refused == "" {
+				again(errAgain)
+				return
+			}
+		}
+	}
+}

@@ -21,7 +21,10 @@ import (
 // childEnv makes this test binary a replicator that another one may kill.
 const childEnv = "LEEWARD_TEST_FOLLOW"
 
-type childConfig struct{ Kind, Name, Source, Target, Spool string }
+type childConfig struct {
+	Kind, Name, Source, Target, Spool string
+	Once                              bool
+}
 
 func child() int {
 	var c childConfig
@@ -34,6 +37,11 @@ func child() int {
 			continue
 		}
 		r, err := New(Config{Name: c.Name, Driver: k.driver, Spool: c.Spool, Source: engine.Options{DSN: c.Source}, Target: engine.Options{DSN: c.Target}})
+		if err == nil && c.Once {
+			if _, err = r.Pass(context.Background()); err == nil {
+				return 0
+			}
+		}
 		if err == nil {
 			_, err = r.Follow(context.Background())
 		}
@@ -43,9 +51,9 @@ func child() int {
 }
 
 // spawn starts a replicator as a process of its own.
-func (d *database) spawn(out *os.File) *exec.Cmd {
+func (d *database) spawn(out *os.File, once bool) *exec.Cmd {
 	d.t.Helper()
-	b, err := json.Marshal(childConfig{d.k.name, d.name, d.k.dsn(d.src, d.name), d.k.dsn(d.dst, d.name), d.spool})
+	b, err := json.Marshal(childConfig{d.k.name, d.name, d.k.dsn(d.src, d.name), d.k.dsn(d.dst, d.name), d.spool, once})
 	d.must(err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+string(b))
@@ -255,7 +263,7 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 			os.WriteFile(f, b, 0o644)
 		}
 	}()
-	cmd := d.spawn(out)
+	cmd := d.spawn(out, false)
 	died := make(chan struct{})
 	wait := func(cmd *exec.Cmd, died chan struct{}) { cmd.Wait(); close(died) }
 	go wait(cmd, died)
@@ -277,7 +285,7 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 		case "replicator":
 			cmd.Process.Kill()
 			<-died
-			cmd, died = d.spawn(out), make(chan struct{})
+			cmd, died = d.spawn(out, false), make(chan struct{})
 			go wait(cmd, died)
 		case "source", "target":
 			s := map[string]*server{"source": d.src, "target": d.dst}[who]

@@ -68,6 +68,48 @@ func TestNewTable(t *testing.T) {
 	})
 }
 
+// While following without end, a new table is found as well.
+func TestFollowFindsNewTable(t *testing.T) {
+	forEach(t, func(t *testing.T, d *database) {
+		d.at(d.app, createItems())
+		d.items(d.app, 0, 300, "x")
+		r := d.replicator()
+		r.lookEvery = 500 * time.Millisecond
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { _, err := r.Follow(ctx); ended <- err }()
+		d.until(func() bool { return r.Progress().Step == StepFollow })
+		d.at(d.app, "CREATE TABLE fresh (id INT NOT NULL PRIMARY KEY, v VARCHAR(20))", "INSERT INTO fresh VALUES (1, 'a'), (2, 'b')")
+		d.until(func() bool {
+			rows, err := d.far.Query(t.Context(), "SELECT COUNT(*) FROM fresh")
+			return err == nil && rows[0] == `"2"`
+		})
+		d.at(d.app, "INSERT INTO fresh VALUES (3, 'c')")
+		d.until(func() bool {
+			rows, err := d.far.Query(t.Context(), "SELECT COUNT(*) FROM fresh")
+			return err == nil && rows[0] == `"3"`
+		})
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("following ended with %v", err)
+		}
+		d.same()
+	})
+}
+
+// until waits for something, for half a minute at most.
+func (d *database) until(f func() bool) {
+	d.t.Helper()
+	for range 600 {
+		if f() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	d.t.Fatal("it never came to that")
+}
+
 func TestTruncateAndKeyless(t *testing.T) {
 	forEach(t, func(t *testing.T, d *database) {
 		d.at(d.app, createItems(), "CREATE TABLE nokey (a INT, b VARCHAR(20))")

@@ -260,6 +260,7 @@ func (r *Replicator) landedSpool(st engine.State) (*spool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sp != nil {
+		r.sp.finish(nil)
 		return r.sp, nil
 	}
 	sp, ok, err := openSpool(r.cfg.Spool, r.cfg.SpoolLimit, r.cfg.Stream, st.Epoch)

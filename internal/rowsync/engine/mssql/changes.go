@@ -32,7 +32,7 @@ type puller interface {
 func (s *source) Changes(ctx context.Context, stream string, tables []*engine.Table, after engine.Pos) iter.Seq2[engine.Piece, error] {
 	return func(yield func(engine.Piece, error) bool) {
 		err := s.follow(ctx, stream, tables, after, yield)
-		if err != nil && err != errStop && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, errStop) && ctx.Err() == nil {
 			var gone *engine.Expired
 			var changed *engine.SchemaChanged
 			if !errors.As(err, &gone) && !errors.As(err, &changed) {

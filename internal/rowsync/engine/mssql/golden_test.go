@@ -123,7 +123,7 @@ func captureExamples(add func(f, of, sql string), t *testing.T) {
 	d, k := dialect2022, "0123456789ab"
 	for f, sql := range map[string]string{
 		"sqlHasSchema": sqlHasSchema(), "sqlMakeSchema": sqlMakeSchema(), "sqlHasObject": sqlHasObject(), "sqlMakeStreams": sqlMakeStreams(), "sqlMakeCaptures": sqlMakeCaptures(), "sqlMakeMade": sqlMakeMade(),
-		"sqlStream": sqlStream(), "sqlAddStream": sqlAddStream(), "sqlDropStream": sqlDropStream(), "sqlStreams": sqlStreams(), "sqlDropOwn": sqlDropOwn("made"), "sqlDropSchema": sqlDropSchema(), "sqlTick": sqlTick(), "sqlReadTick": sqlReadTick(), "sqlBeat": sqlBeat(),
+		"sqlStream": sqlStream(), "sqlAddStream": sqlAddStream(), "sqlStartStream": sqlStartStream(), "sqlDropStream": sqlDropStream(), "sqlStreams": sqlStreams(), "sqlDropOwn": sqlDropOwn("made"), "sqlDropSchema": sqlDropSchema(), "sqlTick": sqlTick(), "sqlReadTick": sqlReadTick(), "sqlBeat": sqlBeat(),
 		"sqlCaptures": sqlCaptures(), "sqlAddCapture": sqlAddCapture(), "sqlDropCapture": sqlDropCapture(), "sqlMade": sqlMade(), "sqlAddMade": sqlAddMade(), "sqlDropMade": sqlDropMade(),
 		"sqlTrackDatabase": sqlTrackDatabase(), "sqlUntrackDatabase": sqlUntrackDatabase(), "sqlTracked": sqlTracked(), "sqlAllowSnapshot": sqlAllowSnapshot(), "sqlDisallowSnapshot": sqlDisallowSnapshot(),
 		"sqlTrackTable": sqlTrackTable(two.Name), "sqlUntrackTable": sqlUntrackTable(two.Name), "sqlTrackedTables": sqlTrackedTables(), "sqlVersion": sqlVersion(),

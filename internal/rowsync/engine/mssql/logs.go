@@ -84,6 +84,9 @@ func (s *source) logs(ctx context.Context, stream string, tables []*engine.Table
 	if r.tick < after.n {
 		return nil, &engine.Expired{Cause: fmt.Sprintf("the source's clock stands at %d, before %d, which the target has: it was restored to an earlier time", r.tick, after.n)}
 	}
+	if after.n < r.version {
+		return nil, madeAnew(r.version, after.n)
+	}
 	p := &logs{s: s, stream: stream, tables: tables, after: after, counted: make([]time.Time, len(tables)), cost: make([]time.Duration, len(tables))}
 	err := s.plain(ctx, func(ss *session) error {
 		have, err := ss.captures(ctx, stream)

@@ -38,15 +38,12 @@ func (s *source) Prepare(ctx context.Context, stream string, tables []*engine.Ta
 		if r.method == methodTracking {
 			err = ss.prepareTracking(ctx, stream, tables)
 		} else {
-			err = ss.prepareTriggers(ctx, stream, tables)
+			err = ss.prepareTriggers(ctx, stream, tables, fresh)
 		}
 		if err != nil || !fresh {
 			return err
 		}
-		if pos, err = ss.mark(ctx, stream); err != nil || r.method == methodTriggers {
-			return err
-		}
-		_, err = ss.tick(ctx, stream)
+		pos, err = ss.start(ctx, stream, r.method)
 		return err
 	})
 	if err != nil {
@@ -56,6 +53,20 @@ func (s *source) Prepare(ctx context.Context, stream string, tables []*engine.Ta
 		return "", false, nil
 	}
 	return pos.pos(), true, nil
+}
+
+// start begins the history of a stream.
+func (s *session) start(ctx context.Context, stream, method string) (position, error) {
+	if method == methodTriggers {
+		now := time.Now().UnixMilli()
+		_, err := s.exec(ctx, sqlStartStream(), stream, now, now)
+		return position{method: "tr", n: now}, err
+	}
+	v, _, err := s.version(ctx)
+	if err == nil {
+		_, err = s.exec(ctx, sqlStartStream(), stream, v+1, v)
+	}
+	return position{method: "ct", n: v}, err
 }
 
 // permissionHint names the grants where a statement was refused.
@@ -260,13 +271,13 @@ func (s *session) untrack(ctx context.Context, stream string, m made) error {
 
 // prepareTriggers makes logs and triggers for tables that lack them, and takes away
 // those of tables that the stream has no longer.
-func (s *session) prepareTriggers(ctx context.Context, stream string, tables []*engine.Table) error {
+func (s *session) prepareTriggers(ctx context.Context, stream string, tables []*engine.Table, fresh bool) error {
 	have, err := s.captures(ctx, stream)
 	if err != nil {
 		return err
 	}
 	for _, t := range tables {
-		if err := s.captureTable(ctx, stream, t, capturedBefore(have, t.Name)); err != nil {
+		if err := s.captureTable(ctx, stream, t, capturedBefore(have, t.Name), fresh); err != nil {
 			return fmt.Errorf("capture %s: %w", t.Name, err)
 		}
 	}
@@ -284,7 +295,7 @@ func (s *session) prepareTriggers(ctx context.Context, stream string, tables []*
 // behind it meanwhile.
 const lockWait = 5000
 
-func (s *session) captureTable(ctx context.Context, stream string, t *engine.Table, recorded bool) error {
+func (s *session) captureTable(ctx context.Context, stream string, t *engine.Table, recorded, fresh bool) error {
 	key, err := keyOf(t)
 	if err != nil {
 		return err
@@ -320,7 +331,7 @@ func (s *session) captureTable(ctx context.Context, stream string, t *engine.Tab
 	}
 	_, err = s.exec(ctx, sqlMakeCaptureTrigger(t.Name, k, key, s.d.dialect))
 	_, err2 := s.exec(ctx, sqlLockTimeout(-1))
-	if err := errors.Join(err, err2); err != nil || !recorded {
+	if err := errors.Join(err, err2); err != nil || !recorded || fresh {
 		return err
 	}
 	// The trigger had been taken away: what was changed meanwhile is not known.

@@ -3,6 +3,7 @@ package mssql
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -276,7 +277,7 @@ func (r *reader) Keys(ctx context.Context, t *engine.Table, ranges []engine.Rang
 		if err == nil {
 			err = r.with(ctx, func(s *session) error { return s.keys(ctx, t, key, cols, ranges, yield) })
 		}
-		if err != nil && err != errStop {
+		if err != nil && !errors.Is(err, errStop) {
 			yield(engine.KeyHash{}, wrap(err, "list keys of %s", t.Name))
 		}
 	}
@@ -324,7 +325,7 @@ func (r *reader) Rows(ctx context.Context, t *engine.Table, keys []engine.Row) i
 				})
 			})
 		}
-		if err != nil && err != errStop {
+		if err != nil && !errors.Is(err, errStop) {
 			yield(nil, wrap(err, "read rows of %s", t.Name))
 		}
 	}

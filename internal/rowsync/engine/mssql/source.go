@@ -121,7 +121,10 @@ func token(stream string, n engine.Name) string {
 	return hex.EncodeToString(h[:6])
 }
 
-// record is the source's row of a stream.
+// record is the source's row of a stream. With triggers, tick is its clock and version
+// where that started: at the time of day, so that no later making of the same stream
+// has times of an earlier one. With change tracking, version is the newest one given
+// out, and tick is one past the first.
 type record struct {
 	method        string
 	tick, version int64

@@ -49,6 +49,12 @@ func sqlAddStream() string {
 	return `INSERT INTO [leeward].[stream] ([stream], [method], [tick], [version], [beat_at]) VALUES (@p1, @p2, 0, 0, SYSUTCDATETIME())`
 }
 
+// sqlStartStream says that all of stream @p1 is made, and from where on its history goes:
+// the clock starts at @p2, and @p3 is where it started.
+func sqlStartStream() string {
+	return `UPDATE [leeward].[stream] SET [tick] = @p2, [version] = @p3, [beat_at] = SYSUTCDATETIME() WHERE [stream] = @p1`
+}
+
 // sqlDropStream forgets stream @p1.
 func sqlDropStream() string { return `DELETE FROM [leeward].[stream] WHERE [stream] = @p1` }
 

@@ -23,6 +23,9 @@ func (s *source) tracking(ctx context.Context, stream string, tables []*engine.T
 	if r.version < after.n && r.version > 0 {
 		return nil, &engine.Expired{Cause: fmt.Sprintf("the source says that it has given out version %d at most, the target has %d: it was restored to an earlier time", r.version, after.n)}
 	}
+	if after.n < r.tick-1 {
+		return nil, madeAnew(r.tick-1, after.n)
+	}
 	p := &tracking{s: s, stream: stream, tables: tables, after: after, since: map[engine.Name]int64{}}
 	err := s.plain(ctx, func(ss *session) error {
 		have, err := ss.captures(ctx, stream)
@@ -195,4 +198,9 @@ func (p *tracking) sendTable(ctx context.Context, ss *session, t *engine.Table, 
 		}
 		return out.add(c)
 	}, p.from(t.Name))
+}
+
+// madeAnew is of a position before the history that there is.
+func madeAnew(start, after int64) error {
+	return &engine.Expired{Cause: fmt.Sprintf("capture was made anew at %d, after %d, which the target has: what was changed between is not known", start, after)}
 }

@@ -308,6 +308,11 @@ GO
 INSERT INTO [leeward].[stream] ([stream], [method], [tick], [version], [beat_at]) VALUES (@p1, @p2, 0, 0, SYSUTCDATETIME())
 GO
 
+-- sqlStartStream says that all of stream @p1 is made, and from where on its history goes:
+-- the clock starts at @p2, and @p3 is where it started.
+UPDATE [leeward].[stream] SET [tick] = @p2, [version] = @p3, [beat_at] = SYSUTCDATETIME() WHERE [stream] = @p1
+GO
+
 -- sqlDropStream forgets stream @p1.
 DELETE FROM [leeward].[stream] WHERE [stream] = @p1
 GO

@@ -12,6 +12,9 @@ import (
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
+// mostTries bounds how often a part of the seed is put behind the others.
+const mostTries = 5
+
 // seeding brings tables of the target to what the source holds, whatever they held.
 type seeding struct {
 	r    *Replicator
@@ -26,7 +29,12 @@ type seeding struct {
 }
 
 // job is a piece of work for any hand.
-type job func(ctx context.Context, h *hand) error
+type job struct {
+	run func(ctx context.Context, h *hand) error
+	// tries is how often it may fail before that counts, while there is other work:
+	// where an engine cannot hold foreign keys off, tables wait for one another.
+	tries int
+}
 
 // hand is one worker, with a stream row of its own at the target, so that several can
 // have transactions at once and a second replicator is found out.
@@ -50,15 +58,19 @@ func (r *Replicator) seed(ctx context.Context, ps []pair, from engine.Reader) er
 	if s.progress == nil {
 		s.progress = map[engine.Name]engine.Progress{}
 	}
-	// The largest first, so that no long one is left alone at the end.
-	ps = slices.SortedStableFunc(slices.Values(ps), func(a, b pair) int { return cmp.Compare(b.src.Bytes, a.src.Bytes) })
+	// Those that others refer to first; of these the largest, so that no long one is
+	// left alone at the end.
+	deep := depths(ps)
+	ps = slices.SortedStableFunc(slices.Values(ps), func(a, b pair) int {
+		return cmp.Or(cmp.Compare(deep[a.dst.Name], deep[b.dst.Name]), cmp.Compare(b.src.Bytes, a.src.Bytes))
+	})
 	for _, p := range ps {
 		r.meter.table(p.src.Name, func(t *TableStats) { t.Rows = p.src.Rows })
 		if done[p.dst.Name].Done {
 			r.meter.table(p.src.Name, func(t *TableStats) { t.Done = true })
 			continue
 		}
-		s.push(func(ctx context.Context, h *hand) error { return s.table(ctx, h, p) })
+		s.push(job{tries: mostTries, run: func(ctx context.Context, h *hand) error { return s.table(ctx, h, p) }})
 	}
 	return s.work(ctx)
 }
@@ -107,13 +119,7 @@ func (s *seeding) hand(ctx context.Context, i int) error {
 			}
 			h = &hand{s: s, state: st}
 		}
-		err := j(ctx, h)
-		s.mu.Lock()
-		s.open--
-		close(s.wake)
-		s.wake = make(chan struct{})
-		s.mu.Unlock()
-		if err != nil {
+		if err := s.done(ctx, j, j.run(ctx, h)); err != nil {
 			return err
 		}
 	}
@@ -132,7 +138,7 @@ func (s *seeding) take(ctx context.Context) (job, bool) {
 		s.mu.Lock()
 		if s.open == 0 || ctx.Err() != nil {
 			s.mu.Unlock()
-			return nil, false
+			return job{}, false
 		}
 		if len(s.jobs) > 0 {
 			j := s.jobs[0]
@@ -147,6 +153,54 @@ func (s *seeding) take(ctx context.Context) (job, bool) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// done takes a job from those that are open, or puts it behind the others where it
+// failed for a reason that they may remove.
+func (s *seeding) done(ctx context.Context, j job, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.open > 1 && j.tries > 0 && ctx.Err() == nil && !engine.Temporary(err) && !errors.Is(err, engine.ErrConflict) && !errors.Is(err, engine.ErrSchema) {
+		s.r.log.Info("a part of the seed waits for others", "error", err)
+		j.tries--
+		s.jobs = append(s.jobs, j)
+		err = nil
+	} else {
+		s.open--
+	}
+	close(s.wake)
+	s.wake = make(chan struct{})
+	return err
+}
+
+// depths counts how many foreign keys lead from a table to one that refers to none. In
+// a circle, any begins.
+func depths(ps []pair) map[engine.Name]int {
+	tables := map[engine.Name]*engine.Table{}
+	for _, p := range ps {
+		tables[p.dst.Name] = p.dst
+	}
+	deep, open := map[engine.Name]int{}, map[engine.Name]bool{}
+	var visit func(n engine.Name) int
+	visit = func(n engine.Name) int {
+		t := tables[n]
+		if d, ok := deep[n]; ok || t == nil || open[n] {
+			return d
+		}
+		open[n] = true
+		d := 0
+		for _, to := range t.References {
+			if to != n && tables[to] != nil {
+				d = max(d, visit(to)+1)
+			}
+		}
+		deep[n], open[n] = d, false
+		return d
+	}
+	for n := range tables {
+		visit(n)
+	}
+	return deep
 }
 
 // enlist makes, or takes over, the stream row of a worker.
@@ -283,7 +337,7 @@ func (s *seeding) copyTable(ctx context.Context, p pair) error {
 		n := len(rs.all)
 		rs.mu.Unlock()
 		for i := first; i < n; i++ {
-			s.push(func(ctx context.Context, h *hand) error { return s.copyPart(ctx, h, p, rs, i) })
+			s.push(job{tries: mostTries, run: func(ctx context.Context, h *hand) error { return s.copyPart(ctx, h, p, rs, i) }})
 		}
 		if end {
 			return nil

@@ -195,7 +195,7 @@ func instanceExamples(add func(f, of, sql string), _ *testing.T) {
 		"sqlRecoveryModel": sqlRecoveryModel(), "sqlSetFull": sqlSetFull("erp"), "sqlBackupLog": sqlBackupLog("erp", `D:\backup\erp_00000123.trn`, true), "sqlBackupTail": sqlBackupTail("erp", `D:\backup\erp_tail.trn`),
 		"sqlEndSessions": sqlEndSessions("erp", 30), "sqlMultiUser": sqlMultiUser("erp"), "sqlFileList": sqlFileList([]string{`E:\in\s1.bak`, `E:\in\s2.bak`}), "sqlVerifyBackup": sqlVerifyBackup([]string{`D:\backup\s1.bak`, `D:\backup\s2.bak`}),
 		"sqlRestore": sqlRestore("erp", []string{`E:\in\s1.bak`, `E:\in\s2.bak`}, []FileMove{{"erp", `E:\data\erp.mdf`}, {"erp_log", `F:\log\erp.ldf`}}), "sqlRecover": sqlRecover("erp"), "sqlLogBackups": sqlLogBackups(),
-		"sqlCreateDatabase": sqlCreateDatabase("leeward_selftest_x_s"), "sqlDropDatabase": sqlDropDatabase("leeward_selftest_x_s"), "sqlForgetStreams": sqlForgetStreams(),
+		"sqlCreateDatabase": sqlCreateDatabase("leeward_selftest_x_s"), "sqlDropDatabase": sqlDropDatabase("leeward_selftest_x_s"), "sqlForgetStreams": sqlForgetStreams(), "sqlReadVersions": sqlReadVersions("leeward_selftest_x_s"),
 		"sqlDatabaseState": sqlDatabaseState(), "sqlDatabaseSize": sqlDatabaseSize(),
 	} {
 		add(f, "", sql)

@@ -32,6 +32,8 @@ func NewScratch(ctx context.Context, source, target engine.Options) (*Scratch, e
 		if err := atServer(ctx, o, sqlCreateDatabase(s.names[i])); err != nil {
 			return nil, errors.Join(fmt.Errorf("make scratch database %s: %w", s.names[i], err), s.Close())
 		}
+		// A server that cannot do it reads versions anyway.
+		_ = atServer(ctx, o, sqlReadVersions(s.names[i]))
 		options[i] = o
 		var err error
 		if options[i].DSN, err = withDatabase(o.DSN, s.names[i]); err != nil {

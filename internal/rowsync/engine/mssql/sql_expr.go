@@ -147,27 +147,30 @@ func (c col) hashText(alias string, d dialect, mixed bool) string {
 	s := c.of(alias)
 	switch c.kind {
 	case kindInt, kindBit:
-		return "CONVERT(nvarchar(20), " + s + "), N';'"
+		return "CAST(" + s + " AS nvarchar(20)), N';'"
 	case kindDecimal:
-		return "CONVERT(nvarchar(41), " + s + "), N';'"
+		return "CAST(" + s + " AS nvarchar(41)), N';'"
 	case kindMoney:
-		return "CONVERT(nvarchar(41), CAST(" + s + " AS decimal(19,4))), N';'"
+		// As it is, money becomes text of two decimals.
+		return "CAST(CAST(" + s + " AS decimal(19,4)) AS nvarchar(41)), N';'"
 	case kindFloat, kindReal:
+		// As they are, floats become text of six digits on SQL Server.
 		if d.Float3 {
 			return "CONVERT(nvarchar(40), " + s + ", 3), N';'"
 		}
-		return "CONVERT(nvarchar(40), " + s + "), N';'"
+		return "CAST(" + s + " AS nvarchar(40)), N';'"
 	case kindGUID:
-		return "UPPER(CONVERT(nvarchar(36), " + s + "))"
-	case kindDate:
-		return "CONVERT(nvarchar(10), " + s + ", 23)"
-	case kindTime, kindDateTime, kindSmallDateTime, kindDateTime2, kindOffset:
+		return "UPPER(CAST(" + s + " AS nvarchar(36)))"
+	case kindDate, kindTime, kindDateTime2, kindOffset:
+		return "CAST(" + s + " AS nvarchar(34)), N';'"
+	case kindDateTime, kindSmallDateTime:
+		// As they are, these become text without seconds, in the session's language.
 		return "CONVERT(nvarchar(34), " + s + ", 121), N';'"
 	case kindBinary, kindUDT:
 		if c.kind == kindUDT || c.base == "image" {
 			s = "CAST(" + s + " AS varbinary(max))"
 		}
-		return "CONVERT(nvarchar(20), DATALENGTH(" + s + ")), N':', CONVERT(nvarchar(20), CAST(SUBSTRING(HASHBYTES('SHA2_256', " + s + "), 1, 8) AS bigint)), N';'"
+		return "CAST(DATALENGTH(" + s + ") AS nvarchar(20)), N':', CAST(CAST(SUBSTRING(HASHBYTES('SHA2_256', " + s + "), 1, 8) AS bigint) AS nvarchar(20)), N';'"
 	}
 	if c.kind != kindNChar || c.base == "ntext" {
 		s = "CAST(" + s + " AS nvarchar(max))"
@@ -179,7 +182,7 @@ func (c col) hashText(alias string, d dialect, mixed bool) string {
 	if mixed {
 		s += " COLLATE Latin1_General_BIN2"
 	}
-	return "CONVERT(nvarchar(20), " + size + "), N':', " + s
+	return "CAST(" + size + " AS nvarchar(20)), N':', " + s
 }
 
 // rowHash is the hash of all values of a row: 32 bytes.

@@ -98,10 +98,14 @@ func (t *Target) applier(ctx context.Context) (*applier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", explain(err))
 	}
-	for _, q := range []string{
+	set := []string{
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 		"SET SESSION foreign_key_checks = 0, innodb_lock_wait_timeout = 10, autocommit = 0",
-	} {
+	}
+	if t.maria {
+		set = append(set, "SET SESSION idle_transaction_timeout = 0, idle_write_transaction_timeout = 0, max_statement_time = 0")
+	}
+	for _, q := range set {
 		if _, err := c.ExecContext(ctx, q); err != nil {
 			discard(c)
 			return nil, fmt.Errorf("prepare session: %w", explain(err))

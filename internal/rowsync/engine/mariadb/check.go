@@ -3,6 +3,7 @@ package mariadb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -218,6 +219,17 @@ func (t *Target) Check(ctx context.Context, tables []*engine.Table) ([]engine.Fi
 	}
 	c.targetGrants(all, account)
 	c.tables(tables)
+	shapes, err := t.loadShapes(ctx)
+	if err != nil {
+		return c.out, err
+	}
+	for _, tab := range tables {
+		for _, r := range tab.References {
+			if s := shapes[tab.Name.Name]; s == nil || !slices.Contains(s.refers, r.Name) {
+				c.add(engine.Blocker, tab.Name.String(), "make the foreign key at the target as it is at the source", "it has no foreign key to %s here: what that cascades at the source is not in the binlog, so the target must cascade it too", r)
+			}
+		}
+	}
 	return c.out, c.err
 }
 

@@ -4,7 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,17 +42,55 @@ func TestRates(t *testing.T) {
 	}
 	defer snap.Close()
 	rate := func(what string, n int, f func()) {
-		begun := time.Now()
+		begun, was := time.Now(), cpu(src, dst)
 		f()
-		d := time.Since(begun)
-		t.Logf("%s: %d in %.2f s = %.0f/s", what, n, d.Seconds(), float64(n)/d.Seconds())
+		d, is := time.Since(begun), cpu(src, dst)
+		t.Logf("%s: %d in %.2f s = %.0f/s; CPU seconds: source %.2f, target %.2f, here %.2f", what, n, d.Seconds(), float64(n)/d.Seconds(),
+			is[0]-was[0], is[1]-was[1], is[2]-was[2])
 	}
 	rate("seed over 2 connections, rows", rows, func() { e.seedParallel(t, snap, tab, 2) })
+	if _, err := exec.LookPath("mydumper"); err == nil {
+		dir := t.TempDir()
+		rate("mydumper and myloader, 2 threads, rows", rows, func() {
+			for _, c := range []*exec.Cmd{
+				exec.Command("mydumper", "-u", "root", "-S", src.socket, "-B", e.src.db, "-T", "big", "-o", dir, "-t", "2", "-r", "100000"),
+				exec.Command("myloader", "-u", "root", "-S", dst.socket, "-B", "lw_peer", "-d", dir, "-o", "-t", "2"),
+			} {
+				if out, err := c.CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			}
+		})
+	}
 	rate("digest at the source, buckets of 256, rows", rows, func() { e.digestAll(t, e.src, tab) })
 	if a, b := e.digestAll(t, e.src, tab), e.digestAll(t, e.dst, tab); a != b {
 		t.Errorf("digests differ: %s and %s", a, b)
 	}
 	e.applyRate(t, tab, rate)
+}
+
+// cpu returns the seconds of processor time that the servers and this process, with
+// the programs it ran, have used.
+func cpu(servers ...*instance) [3]float64 {
+	var out [3]float64
+	for i, s := range servers {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')'):]))
+		for _, v := range f[12:14] { // utime and stime, in hundredths
+			n, _ := strconv.ParseFloat(v, 64)
+			out[i] += n / 100
+		}
+	}
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) == nil {
+			out[2] += time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+		}
+	}
+	return out
 }
 
 // seedParallel copies a table in ranges by several workers, as the core does.

@@ -172,7 +172,7 @@ func (s *Source) hold(ctx context.Context, all []*sql.Conn, places []place) erro
 	if err != nil {
 		return explain(err)
 	}
-	defer c.Close()
+	defer discard(c) // its session is not as others expect it
 	for _, q := range []string{"SET SESSION lock_wait_timeout = 2", "FLUSH TABLES WITH READ LOCK"} {
 		if _, err := c.ExecContext(ctx, q); err != nil {
 			return explain(err)
@@ -206,6 +206,7 @@ func (p place) after(q place) bool {
 // tells where in the binlog it is.
 func view(ctx context.Context, c *sql.Conn) (place, error) {
 	for _, q := range []string{
+		"SET SESSION idle_transaction_timeout = 0, idle_readonly_transaction_timeout = 0, max_statement_time = 0",
 		"SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
 		"START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
 	} {

@@ -249,7 +249,7 @@ func (s *Source) readOnly(ctx context.Context) error {
 	if err != nil {
 		return explain(err)
 	}
-	defer c.Close()
+	defer discard(c) // its session is not as others expect it
 	if _, err = c.ExecContext(ctx, "SET SESSION lock_wait_timeout = 30"); err == nil {
 		_, err = c.ExecContext(ctx, "SET GLOBAL read_only = 1")
 	}

@@ -29,6 +29,7 @@ type apply struct {
 	shapes    map[engine.Name]*shape
 	displaced map[engine.Name]map[string]engine.Row
 	staged    map[string]bool
+	counters  map[string]string // stored by this transaction
 }
 
 var _ engine.Apply = (*apply)(nil)

@@ -87,6 +87,7 @@ type conn struct {
 	*pgconn.PgConn
 	prepared map[string]*pgconn.StatementDescription
 	staged   map[string]bool // temporary tables made on it
+	given    time.Time       // back to the pool
 }
 
 func dial(ctx context.Context, c *pgconn.Config) (*conn, error) {
@@ -111,6 +112,16 @@ func (c *conn) query(ctx context.Context, sql string, args ...string) ([][][]byt
 		vals[i] = []byte(a)
 	}
 	r := c.ExecParams(ctx, sql, vals, nil, nil, nil).Read()
+	return r.Rows, mend(r.Err)
+}
+
+// again runs a statement that is worth preparing: it takes longer to plan than to run.
+func (c *conn) again(ctx context.Context, sql string) ([][][]byte, error) {
+	st, err := c.prepare(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	r := c.ExecStatement(ctx, st, nil, nil, nil).Read()
 	return r.Rows, mend(r.Err)
 }
 
@@ -182,7 +193,8 @@ func (p *pool) get(ctx context.Context) (*conn, error) {
 		c := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		if c.CheckConn() == nil { // the server may have ended it meanwhile
+		// The server may have ended it meanwhile; to look takes a millisecond.
+		if time.Since(c.given) < time.Second || c.CheckConn() == nil {
 			return c, nil
 		}
 		c.drop()
@@ -193,6 +205,7 @@ func (p *pool) give(c *conn) {
 	p.mu.Lock()
 	keep := !p.closed && !c.IsClosed() && !c.IsBusy() && c.TxStatus() == 'I' && len(p.idle) < 8
 	if keep {
+		c.given = time.Now()
 		p.idle = append(p.idle, c)
 	}
 	p.mu.Unlock()

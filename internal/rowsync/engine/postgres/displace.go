@@ -179,9 +179,15 @@ func (a *apply) Delete(ctx context.Context, t *engine.Table, keys []engine.Row) 
 
 // Counters stores where the source's identities and sequences stand.
 func (a *apply) Counters(ctx context.Context, cs []engine.Counter) error {
-	rows := make([]engine.Row, len(cs))
-	for i, c := range cs {
-		rows[i] = engine.Row{[]byte(a.from.Stream), []byte(c.Kind), []byte(c.Name.Schema), []byte(c.Name.Name), []byte(c.Column), []byte(c.Value)}
+	var rows []engine.Row
+	for _, c := range cs {
+		row := engine.Row{[]byte(a.from.Stream), []byte(c.Kind), []byte(c.Name.Schema), []byte(c.Name.Name), []byte(c.Column), []byte(c.Value)}
+		id := rowID(row[:5])
+		if a.target.stored(a.from.Stream, id) == c.Value {
+			continue
+		}
+		a.counters[id] = c.Value
+		rows = append(rows, row)
 	}
 	sql := `INSERT INTO leeward.counter SELECT * FROM ` + unpack(6, 0, "u") + `
 		ON CONFLICT (stream, kind, schema, name, col) DO UPDATE SET value = EXCLUDED.value`

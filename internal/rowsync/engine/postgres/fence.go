@@ -37,11 +37,6 @@ func (s *source) readFence(ctx context.Context) (*fenceState, error) {
 	return &f, nil
 }
 
-func (s *source) fenced(ctx context.Context) (bool, error) {
-	f, err := s.readFence(ctx)
-	return f != nil, err
-}
-
 // Fence makes the database read-only for new sessions, takes away the right to
 // connect from all but us, and ends the sessions there are. Superusers are beyond
 // any of that: the evidence names those that can still come.

@@ -114,7 +114,7 @@ const userObject = `n.nspname NOT IN ('pg_catalog', 'information_schema', '` + o
 	AND NOT EXISTS (SELECT 1 FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')`
 
 const tablesQuery = `SELECT c.oid, n.nspname, c.relname, c.relreplident, c.relpersistence = 'p', c.relispartition,
-	c.reltuples::int8, pg_table_size(c.oid)
+	c.reltuples::int8
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + userObject + ` ORDER BY 2, 3`
 
@@ -149,6 +149,9 @@ func (r *relations) load(ctx context.Context) error {
 	if end := c.exec(ctx, "COMMIT"); err == nil {
 		err = end
 	}
+	if err == nil {
+		err = l.sizes(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("read catalogue: %w", err)
 	}
@@ -174,12 +177,36 @@ func (l *loader) tables(ctx context.Context) error {
 	for _, v := range rows {
 		t := &relation{oid: string(v[0]), identity: v[3][0], logged: truth(v[4]), partition: truth(v[5])}
 		t.Name = engine.Name{Schema: string(v[1]), Name: string(v[2])}
-		t.Rows, t.Bytes = count(v[6]), count(v[7])
-		if t.Rows < 0 || t.Rows == 0 && t.Bytes > 8192 {
-			t.Rows = -1
-		}
+		t.Rows = count(v[6])
 		l.byOID[t.oid] = t
 		l.order = append(l.order, t)
+	}
+	return err
+}
+
+// sizes estimates how large tables are. It alone needs a lock on each, which may be
+// denied for long, by ourselves even while a table is emptied: without it the size
+// that the catalogue remembers must do.
+func (l *loader) sizes(ctx context.Context) error {
+	const of = "SELECT c.oid, %s FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relkind = 'r'"
+	var rows [][][]byte
+	err := l.c.exec(ctx, "BEGIN; SET LOCAL lock_timeout = '500ms'")
+	if err == nil {
+		rows, err = l.c.query(ctx, fmt.Sprintf(of, "pg_table_size(c.oid)"))
+	}
+	if end := l.c.exec(ctx, "ROLLBACK"); end != nil {
+		return end
+	}
+	if err != nil {
+		rows, err = l.c.query(ctx, fmt.Sprintf(of, "(c.relpages + COALESCE(t.relpages, 0)) * current_setting('block_size')::int8"))
+	}
+	for _, v := range rows {
+		if t := l.byOID[string(v[0])]; t != nil {
+			t.Bytes = count(v[1])
+			if t.Rows < 0 || t.Rows == 0 && t.Bytes > 8192 {
+				t.Rows = -1
+			}
+		}
 	}
 	return err
 }

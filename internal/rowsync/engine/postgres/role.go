@@ -159,7 +159,8 @@ const (
 // sequences were read last: as many as it may log ahead.
 const margin = 32
 
-const countersQuery = `SELECT n.nspname, c.relname, s.seqincrement,
+const countersQuery = `SELECT n.nspname, c.relname, s.seqincrement || CASE WHEN EXISTS (SELECT 1 FROM pg_db_role_setting r, unnest(r.setconfig) f
+		WHERE r.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND f LIKE '` + fenceSetting + `=%') THEN ' fenced' ELSE ' live' END,
 	CASE WHEN has_sequence_privilege(c.oid, 'SELECT,USAGE') THEN COALESCE(pg_sequence_last_value(c.oid)::text, '-') ELSE '?' END,
 	COALESCE(tn.nspname, ''), COALESCE(t.relname, ''), COALESCE(a.attname, '')
 	FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -173,15 +174,12 @@ const countersQuery = `SELECT n.nspname, c.relname, s.seqincrement,
 // step, and whether the database was fenced at that moment, so that the value is
 // final.
 func (s *source) Counters(ctx context.Context) ([]engine.Counter, error) {
-	fenced, err := s.fenced(ctx)
+	c, err := s.catalog.get(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
-	how := "live"
-	if fenced {
-		how = "fenced"
-	}
-	rows, err := s.catalog.query(ctx, countersQuery)
+	defer s.catalog.give(c)
+	rows, err := c.again(ctx, countersQuery)
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
@@ -192,7 +190,7 @@ func (s *source) Counters(ctx context.Context) ([]engine.Counter, error) {
 				qualified(engine.Name{Schema: string(v[0]), Name: string(v[1])}), ident(s.settings.config.User))
 		}
 		c := engine.Counter{Kind: kindSequence, Name: engine.Name{Schema: string(v[0]), Name: string(v[1])},
-			Value: fmt.Sprintf("%s %s %s", v[3], v[2], how)}
+			Value: fmt.Sprintf("%s %s", v[3], v[2])}
 		if len(v[5]) > 0 {
 			c.Kind, c.Column = kindIdentity, string(v[6])
 			c.Name = engine.Name{Schema: string(v[4]), Name: string(v[5])}

@@ -35,7 +35,6 @@ func (f *feed) change(ctx context.Context, b []byte) error {
 	switch m.kind {
 	case 'B':
 		f.inTx, f.sent, f.marked = true, false, false
-		f.changes, f.bytes = nil, 0
 	case 'C':
 		return f.commit(m)
 	case 'R':
@@ -60,15 +59,22 @@ func (f *feed) commit(m message) error {
 	f.line.received = max(f.line.received, m.final)
 	f.line.mu.Unlock()
 	c := &engine.Commit{Pos: engine.Pos(m.final.String()), Time: m.time}
-	p := engine.Piece{Changes: f.changes, End: c}
-	f.changes, f.bytes = nil, 0
-	if len(p.Changes) > 0 || f.sent {
+	switch {
+	case f.sent:
+		p := engine.Piece{Changes: f.changes, End: c}
+		f.changes, f.bytes = nil, 0
 		return f.send(p)
-	}
-	if f.marked {
+	case len(f.changes) > 0: // its own, or those of transactions before it
+		f.whole, f.last = len(f.changes), c
+	case f.marked:
 		return f.send(engine.Piece{Heartbeat: c})
+	default:
+		return nil // nothing of ours: the next heartbeat tells of the position
 	}
-	return nil // nothing of ours: the next heartbeat tells of the position
+	if f.bytes < groupBytes && f.line.fe.ReadBufferLen() > 0 {
+		return nil
+	}
+	return f.flush()
 }
 
 func (f *feed) row(m message, size int) error {
@@ -94,6 +100,9 @@ func (f *feed) row(m message, size int) error {
 	f.bytes += size + 64
 	if f.bytes < pieceBytes {
 		return nil
+	}
+	if err := f.flush(); err != nil {
+		return err
 	}
 	p := engine.Piece{Changes: f.changes}
 	f.changes, f.bytes, f.sent = nil, 0, true

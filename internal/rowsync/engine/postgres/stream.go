@@ -18,6 +18,7 @@ import (
 
 const (
 	pieceBytes = 1 << 20
+	groupBytes = 1 << 18     // small transactions come in one piece up to here, while more is at hand
 	beat       = time.Second // between status messages, and so between heartbeats
 )
 
@@ -55,10 +56,12 @@ type feed struct {
 	spelled map[typmod]string
 
 	inTx    bool
-	changes []engine.Change
+	changes []engine.Change // of transactions that ended, then of the one that has not
 	bytes   int
-	sent    bool // pieces of this transaction were yielded
-	marked  bool // it has a message of Mark
+	whole   int            // changes of transactions that ended
+	last    *engine.Commit // of those; nil where there are none
+	sent    bool           // pieces of this transaction were yielded
+	marked  bool           // it has a message of Mark
 
 	line *line
 	past time.Time // all commits until then were seen
@@ -113,6 +116,13 @@ func (f *feed) run(ctx context.Context, after engine.Pos) error {
 	var ticker sync.WaitGroup
 	ticker.Go(func() { f.tick(ctx, x) })
 	err = f.read(ctx)
+	if ctx.Err() == nil && !errors.Is(err, errEnough) {
+		// Transactions before the one that failed are whole: they are told of, or they
+		// would never pass.
+		if flushed := f.flush(); flushed != nil {
+			err = flushed
+		}
+	}
 	cancel()
 	stop()
 	_ = f.line.conn.Close()
@@ -238,6 +248,9 @@ func (f *feed) keepalive(end lsn) error {
 	if f.inTx {
 		return nil
 	}
+	if err := f.flush(); err != nil {
+		return err
+	}
 	f.line.mu.Lock()
 	f.line.received = max(f.line.received, end)
 	m := f.line.mark
@@ -271,6 +284,19 @@ func gone(names []engine.Name) error {
 		Cause:  "published no more, since they were dropped, renamed or taken out of the publication: " + list,
 		Remedy: "make the same change at the target, then replicate again: the tables are compared anew",
 	}
+}
+
+// flush yields the transactions that ended.
+func (f *feed) flush() error {
+	if f.last == nil {
+		return nil
+	}
+	p := engine.Piece{Changes: f.changes[:f.whole:f.whole], End: f.last}
+	f.changes, f.whole, f.last = f.changes[f.whole:], 0, nil
+	if len(f.changes) == 0 {
+		f.bytes = 0
+	}
+	return f.send(p)
 }
 
 func (f *feed) send(p engine.Piece) error {

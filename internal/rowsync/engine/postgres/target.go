@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,8 +21,9 @@ type target struct {
 	*database
 	appliers *pool
 
-	mu   sync.Mutex
-	made bool // the tables of ownSchema are there
+	mu       sync.Mutex
+	made     bool                         // the tables of ownSchema are there
+	counters map[string]map[string]string // what is stored of each stream, as far as we wrote it
 }
 
 var _ engine.Target = (*target)(nil)
@@ -150,6 +152,7 @@ func (t *target) Progress(ctx context.Context, stream string) (map[engine.Name]e
 }
 
 func (t *target) Forget(ctx context.Context, stream string) error {
+	t.doubt(stream)
 	for _, table := range []string{"stream", "progress", "counter"} {
 		_, err := t.catalog.query(ctx, "DELETE FROM leeward."+table+" WHERE stream = $1", stream)
 		if missing(err) {
@@ -179,6 +182,34 @@ func (t *target) Forget(ctx context.Context, stream string) error {
 	return nil
 }
 
+// remember keeps what counters were stored, so that what did not change is not
+// stored again with every batch.
+func (t *target) remember(stream string, cs map[string]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counters == nil {
+		t.counters = map[string]map[string]string{}
+	}
+	if t.counters[stream] == nil {
+		t.counters[stream] = map[string]string{}
+	}
+	maps.Copy(t.counters[stream], cs)
+}
+
+// doubt forgets what was remembered.
+func (t *target) doubt(stream string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.counters, stream)
+}
+
+// stored returns the value that a counter has at the target, as far as is known.
+func (t *target) stored(stream, counter string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.counters[stream][counter]
+}
+
 // Execute runs DDL. Several statements in one string are one transaction.
 func (t *target) Execute(ctx context.Context, statement string) error {
 	err := t.catalog.exec(ctx, statement)
@@ -194,17 +225,23 @@ func (t *target) Begin(ctx context.Context, from engine.State, tables []*engine.
 	if err := t.ensure(ctx); err != nil {
 		return nil, err
 	}
-	c, err := t.appliers.get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	a := &apply{ctx: ctx, target: t, c: c, from: from, tables: map[engine.Name]*engine.Table{}, shapes: map[engine.Name]*shape{},
-		displaced: map[engine.Name]map[string]engine.Row{}, staged: map[string]bool{}}
+	a := &apply{ctx: ctx, target: t, from: from, tables: map[engine.Name]*engine.Table{}, shapes: map[engine.Name]*shape{},
+		displaced: map[engine.Name]map[string]engine.Row{}, staged: map[string]bool{}, counters: map[string]string{}}
+	// The catalogue is read before there is anything in it that waits for us. That a
+	// table is not there matters when there is something to apply to it.
 	for _, x := range tables {
 		a.tables[x.Name] = x
+		if _, err := a.shape(ctx, x.Name); err != nil && !errors.Is(err, engine.ErrSchema) {
+			return nil, err
+		}
+	}
+	var err error
+	if a.c, err = t.appliers.get(ctx); err != nil {
+		return nil, err
 	}
 	if err := a.lock(); err != nil {
 		_ = a.Rollback()
+		t.doubt(from.Stream) // someone else may have stored counters too
 		return nil, fmt.Errorf("begin for stream %s: %w", from.Stream, err)
 	}
 	return a, nil
@@ -212,13 +249,11 @@ func (t *target) Begin(ctx context.Context, from engine.State, tables []*engine.
 
 // lock takes the stream's row, which it makes where it is not there.
 func (a *apply) lock() error {
-	if err := a.c.exec(a.ctx, "BEGIN"); err != nil {
-		return err
-	}
-	rows, err := a.c.query(a.ctx, stateQuery+" FOR UPDATE", a.from.Stream)
+	res, err := a.c.Exec(a.ctx, "BEGIN; "+strings.Replace(stateQuery, "$1", literal(a.from.Stream), 1)+" FOR UPDATE").ReadAll()
 	if err != nil {
-		return err
+		return mend(err)
 	}
+	rows := res[len(res)-1].Rows
 	if len(rows) == 0 {
 		if a.from.Phase != engine.Absent || a.from.Serial != 0 {
 			return engine.ErrConflict
@@ -246,24 +281,20 @@ func (a *apply) Commit(ctx context.Context, to engine.State) (engine.State, erro
 		at = strconv.FormatInt(to.SourceTime.UnixMicro(), 10)
 		to.SourceTime = time.UnixMicro(to.SourceTime.UnixMicro()).UTC()
 	}
-	rows, err := a.c.query(ctx, `UPDATE leeward.stream SET pos = $2, phase = $3, until = $4, epoch = $5, fingerprint = $6,
-		source_time = `+at+`, serial = $7::int8 WHERE stream = $1 AND serial = $7::int8 - 1 RETURNING serial`,
-		to.Stream, string(to.Pos), string(to.Phase), string(to.Until), to.Epoch, to.Fingerprint, strconv.FormatInt(to.Serial, 10))
-	if err == nil && len(rows) == 0 {
+	// The row is ours since Begin; were it not as it was, the division would tell.
+	res, err := a.c.Exec(ctx, fmt.Sprintf(`UPDATE leeward.stream SET pos = %s, phase = %s, until = %s, epoch = %s, fingerprint = %s,
+		source_time = %s, serial = CASE WHEN serial = %d THEN %d ELSE 1 / (serial - serial) END WHERE stream = %s; COMMIT`,
+		literal(string(to.Pos)), literal(string(to.Phase)), literal(string(to.Until)), literal(to.Epoch), literal(to.Fingerprint),
+		at, a.from.Serial, to.Serial, literal(to.Stream))).ReadAll()
+	err = mend(err)
+	if err == nil && (len(res) != 2 || res[0].CommandTag.RowsAffected() != 1 || !strings.HasPrefix(res[1].CommandTag.String(), "COMMIT")) {
 		err = engine.ErrConflict
 	}
 	if err != nil {
 		_ = a.Rollback()
-		return engine.State{}, fmt.Errorf("store state of %s: %w", to.Stream, err)
+		return engine.State{}, fmt.Errorf("commit to stream %s: %w", to.Stream, err)
 	}
-	res, err := a.c.Exec(ctx, "COMMIT").ReadAll()
-	if err == nil && !strings.HasPrefix(res[0].CommandTag.String(), "COMMIT") {
-		err = errors.New("the server rolled the transaction back, since a statement in it had failed")
-	}
-	if err != nil {
-		_ = a.Rollback()
-		return engine.State{}, fmt.Errorf("commit to stream %s: %w", to.Stream, mend(err))
-	}
+	a.target.remember(to.Stream, a.counters)
 	for name := range a.staged {
 		a.c.staged[name] = true
 	}

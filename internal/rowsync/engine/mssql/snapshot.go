@@ -2,6 +2,7 @@ package mssql
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -48,22 +49,31 @@ func (s *source) Snapshot(ctx context.Context, stream string, n int) (engine.Sna
 	return out, nil
 }
 
-// open begins the transaction and reads the position, which pins the state.
+// open begins the transaction and reads the position. The version of change tracking is
+// read before any row is: the snapshot is made by the first row read, and must hold all
+// that the version stands for. It may hold more, which then comes again in the stream.
 func (n *snapshot) open(ctx context.Context, stream string) error {
 	if err := n.s.begin(ctx, snapshotLevel); err != nil {
 		return err
+	}
+	var v int64
+	var failed error
+	if n.d.changeTracking {
+		v, _, failed = n.s.version(ctx)
 	}
 	r, err := n.s.record(ctx, stream)
 	if err != nil {
 		return err
 	}
-	if r != nil && r.method == methodTriggers {
+	if r == nil {
+		return fmt.Errorf("stream %s is not prepared at this source", stream)
+	}
+	if r.method == methodTriggers {
 		n.pos = position{method: "tr", n: r.tick}.pos()
 		return nil
 	}
-	v, _, err := n.s.version(ctx)
 	n.pos = position{method: "ct", n: v}.pos()
-	return err
+	return failed
 }
 
 // lend gives the one session to one caller at a time.

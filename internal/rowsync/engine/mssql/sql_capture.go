@@ -147,7 +147,7 @@ func sqlTrackedTables() string {
 }
 
 // sqlVersion reads the current version and the time. In a snapshot transaction it is
-// the version of that snapshot.
+// read before any row.
 func sqlVersion() string { return `SELECT CHANGE_TRACKING_CURRENT_VERSION(), SYSUTCDATETIME()` }
 
 // sqlWhichChanged tells which of the tables have changes after version @p1, so that

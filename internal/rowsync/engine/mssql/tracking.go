@@ -62,7 +62,8 @@ func (p *tracking) pull(ctx context.Context, out *sender) (engine.Commit, positi
 		if err := ss.begin(ctx, snapshotLevel); err != nil {
 			return err
 		}
-		// The first read makes the snapshot; the version is its own.
+		// Before any row is read, as the snapshot is made by the first one: it then holds
+		// all that the version stands for, and what it holds beyond comes again.
 		v, now, err := ss.version(ctx)
 		if err != nil {
 			return err

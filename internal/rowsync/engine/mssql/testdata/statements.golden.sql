@@ -402,7 +402,7 @@ SELECT s.name, t.name, c.min_valid_version FROM sys.change_tracking_tables AS c 
 GO
 
 -- sqlVersion reads the current version and the time. In a snapshot transaction it is
--- the version of that snapshot.
+-- read before any row.
 SELECT CHANGE_TRACKING_CURRENT_VERSION(), SYSUTCDATETIME()
 GO
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -215,7 +216,7 @@ func (b *batch) add(r engine.Range, src, dst int64) {
 // parts. Rows may come and go meanwhile, so that a part may reach behind the bucket:
 // what is copied there is right as well.
 func (c *comparing) fill(ctx context.Context, r engine.Range, src, dst int64) error {
-	from, fewer := r.From, max(0, dst-src)
+	from := r.From
 	if c.h.s.r.cfg.LostRows != nil && dst > 0 {
 		if err := c.keys(ctx, batch{ranges: []engine.Range{r}, src: src, dst: dst}); err != nil {
 			return err
@@ -231,12 +232,13 @@ func (c *comparing) fill(ctx context.Context, r engine.Range, src, dst int64) er
 		if len(bounds) == 0 || end {
 			break
 		}
-		if err := c.h.copyRange(ctx, c.p, engine.Range{From: from, To: bounds[0]}, false, 0); err != nil {
+		if _, err := c.h.copyRange(ctx, c.p, engine.Range{From: from, To: bounds[0]}, false); err != nil {
 			return err
 		}
 		from = bounds[0]
 	}
-	return c.h.copyRange(ctx, c.p, engine.Range{From: from, To: r.To}, false, fewer)
+	_, err := c.h.copyRange(ctx, c.p, engine.Range{From: from, To: r.To}, false)
+	return err
 }
 
 // settle makes a batch equal, looking closer where that spares more than it costs.
@@ -245,12 +247,8 @@ func (c *comparing) settle(ctx context.Context, b batch) error {
 	narrow := c.rows >= maxKeys/4 && c.bytes/c.rows < narrowRow
 	if c.h.s.r.cfg.LostRows == nil && (narrow || c.most && c.skipped < probeEvery) {
 		c.skipped++
-		for i, r := range b.ranges {
-			fewer := int64(0)
-			if i == 0 {
-				fewer = b.dst - b.src
-			}
-			if err := c.h.copyRange(ctx, c.p, r, false, fewer); err != nil {
+		for _, r := range b.ranges {
+			if _, err := c.h.copyRange(ctx, c.p, r, false); err != nil {
 				return err
 			}
 		}
@@ -275,9 +273,9 @@ func (c *comparing) keys(ctx context.Context, b batch) error {
 			lost(c.p.dst.Name, k)
 		}
 	}
-	var rows, bytes, deleted int64
+	var m moved
 	err = c.h.transaction(ctx, c.p, func(a engine.Apply) (err error) {
-		if rows, bytes, deleted, err = move(ctx, c.h.s.from, a, c.p, send, gone); err != nil {
+		if m, err = move(ctx, c.h.s.from, a, c.p, send, gone); err != nil {
 			return err
 		}
 		return refetch(ctx, c.h.s.from, a, c.p)
@@ -285,36 +283,28 @@ func (c *comparing) keys(ctx context.Context, b batch) error {
 	if err != nil {
 		return err
 	}
-	c.rows, c.bytes = c.rows+rows, c.bytes+bytes
-	c.h.s.r.meter.table(c.p.src.Name, func(t *TableStats) {
-		t.Sent += rows
-		t.Bytes += bytes
-		t.Deleted += deleted
-	})
+	c.rows, c.bytes = c.rows+m.rows, c.bytes+m.bytes
+	c.h.s.r.meter.sent(c.p.src.Name, m)
 	return nil
 }
 
 // move deletes rows and sends others, by key.
-func move(ctx context.Context, from engine.Reader, a engine.Apply, p pair, send, gone []engine.Row) (rows, bytes, deleted int64, err error) {
-	for len(gone) > 0 {
-		n := min(len(gone), maxKeys)
-		d, err := a.Delete(ctx, p.dst, gone[:n])
+func move(ctx context.Context, from engine.Reader, a engine.Apply, p pair, send, gone []engine.Row) (m moved, err error) {
+	for part := range slices.Chunk(gone, maxKeys) {
+		n, err := a.Delete(ctx, p.dst, part)
 		if err != nil {
-			return rows, bytes, deleted, fmt.Errorf("delete rows of %s: %w", p.dst.Name, err)
+			return m, fmt.Errorf("delete rows of %s: %w", p.dst.Name, err)
 		}
-		deleted += d
-		gone = gone[n:]
+		m.deleted += n
 	}
-	for len(send) > 0 {
-		n := min(len(send), maxKeys)
-		r, b, err := transfer(ctx, from, a, p, engine.Selection{Keys: send[:n]}, false)
+	for part := range slices.Chunk(send, maxKeys) {
+		n, err := transfer(ctx, from, a, p, engine.Selection{Keys: part}, false)
 		if err != nil {
-			return rows, bytes, deleted, err
+			return m, err
 		}
-		rows, bytes = rows+r, bytes+b
-		send = send[n:]
+		m.add(n)
 	}
-	return rows, bytes, deleted, nil
+	return m, nil
 }
 
 // differing lists the keys of ranges whose rows the target lacks or has otherwise,

@@ -98,3 +98,11 @@ func (m *meter) applied(st engine.State, commits, changes int64) {
 	m.p.Commits += commits
 	m.p.Changes += changes
 }
+
+func (m *meter) sent(n engine.Name, x moved) {
+	m.table(n, func(t *TableStats) {
+		t.Sent += x.rows
+		t.Bytes += x.bytes
+		t.Deleted += x.deleted
+	})
+}

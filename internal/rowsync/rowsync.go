@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +68,7 @@ type Replicator struct {
 	src     engine.Source // nil until it was reached
 	retired []engine.Source
 	dst     engine.Target
+	agreed  [2]any // the ends that were made to hash alike
 	sp      *spool
 }
 
@@ -196,7 +198,37 @@ func (r *Replicator) ends(ctx context.Context) (engine.Source, engine.Target, er
 		return nil, nil, err
 	}
 	t, err := r.target(ctx)
-	return s, t, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, t, r.agree(s, t)
+}
+
+// agree has both ends hash rows the same way, where their servers could do it in
+// several.
+func (r *Replicator) agree(s engine.Source, t engine.Target) error {
+	a, ok := s.(engine.DigestForms)
+	b, both := t.(engine.DigestForms)
+	if !ok || !both {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.agreed == [2]any{s, t} {
+		return nil
+	}
+	have := b.DigestForms()
+	for _, form := range a.DigestForms() {
+		if !slices.Contains(have, form) {
+			continue
+		}
+		if err := errors.Join(a.UseDigestForm(form), b.UseDigestForm(form)); err != nil {
+			return fmt.Errorf("hash rows of %s by %s at both ends: %w", r.cfg.Name, form, err)
+		}
+		r.agreed = [2]any{s, t}
+		return nil
+	}
+	return fmt.Errorf("compare %s: the source can hash rows by %v, the target by %v", r.cfg.Name, a.DigestForms(), have)
 }
 
 // patient repeats f while it fails for a passing reason, reaching both ends anew.

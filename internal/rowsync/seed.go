@@ -298,7 +298,7 @@ func (s *seeding) keyless(ctx context.Context, h *hand, p pair) error {
 	n := a[0].Rows
 	s.r.meter.table(p.src.Name, func(t *TableStats) { t.Compared += n })
 	if a[0] != b[0] {
-		if err := h.copyRange(ctx, p, engine.Range{}, b[0].Rows == 0, b[0].Rows-n); err != nil {
+		if _, err := h.copyRange(ctx, p, engine.Range{}, b[0].Rows == 0); err != nil {
 			return err
 		}
 	}
@@ -352,9 +352,11 @@ func (s *seeding) copyPart(ctx context.Context, h *hand, p pair, rs *ranges, i i
 	rs.mu.Lock()
 	part := rs.all[i]
 	rs.mu.Unlock()
-	if err := h.copyRange(ctx, p, part, true, 0); err != nil {
+	m, err := h.copyRange(ctx, p, part, true)
+	if err != nil {
 		return err
 	}
+	s.r.meter.table(p.src.Name, func(t *TableStats) { t.Compared += m.rows })
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.done[i] = true
@@ -384,28 +386,18 @@ func rangeRows(t *engine.Table) int {
 }
 
 // copyRange makes a range equal to the source's without looking. empty promises that
-// it was so when the seed began; fewer is an estimate of the rows that go.
-func (h *hand) copyRange(ctx context.Context, p pair, r engine.Range, empty bool, fewer int64) error {
-	var rows, bytes int64
-	err := h.transaction(ctx, p, func(a engine.Apply) (err error) {
-		rows, bytes, err = transfer(ctx, h.s.from, a, p, engine.Selection{Range: r}, empty)
-		if err != nil {
+// it was so when the seed began.
+func (h *hand) copyRange(ctx context.Context, p pair, r engine.Range, empty bool) (m moved, err error) {
+	err = h.transaction(ctx, p, func(a engine.Apply) (err error) {
+		if m, err = transfer(ctx, h.s.from, a, p, engine.Selection{Range: r}, empty); err != nil {
 			return err
 		}
 		return refetch(ctx, h.s.from, a, p)
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		h.s.r.meter.sent(p.src.Name, m)
 	}
-	h.s.r.meter.table(p.src.Name, func(t *TableStats) {
-		t.Sent += rows
-		t.Bytes += bytes
-		if empty {
-			t.Compared += rows
-		}
-		t.Deleted += max(0, fewer)
-	})
-	return nil
+	return m, err
 }
 
 // refetch reads anew the rows that had to make room for others, within the
@@ -428,7 +420,7 @@ func refetch(ctx context.Context, from engine.Reader, a engine.Apply, p pair) er
 			return nil
 		}
 		for part := range slices.Chunk(keys, maxKeys) {
-			if _, _, err := transfer(ctx, from, a, p, engine.Selection{Keys: part}, false); err != nil {
+			if _, err := transfer(ctx, from, a, p, engine.Selection{Keys: part}, false); err != nil {
 				return fmt.Errorf("fetch rows that made room: %w", err)
 			}
 		}

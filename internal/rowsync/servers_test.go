@@ -323,6 +323,19 @@ func (s *server) start() error {
 	return fmt.Errorf("%s does not answer", s.k.name)
 }
 
+// restart starts a server that was killed. What it left running may hold its memory for
+// a moment, and then it does not start.
+func (s *server) restart() error {
+	var err error
+	for range 40 {
+		if err = s.start(); err == nil {
+			return nil
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	return err
+}
+
 // stop ends the server's process, and those it started, and waits.
 func (s *server) stop(sig syscall.Signal) {
 	if s.cmd == nil {

@@ -291,7 +291,7 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 			s := map[string]*server{"source": d.src, "target": d.dst}[who]
 			s.stop(syscall.SIGKILL)
 			time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
-			d.must(s.start())
+			d.must(s.restart())
 		}
 	}
 	t.Logf("killed: %v", whatDied)

@@ -93,7 +93,7 @@ func TestFailover(t *testing.T) {
 		d.must(err)
 		d.src.stop(syscall.SIGKILL)
 		failed := time.Now()
-		defer func() { d.must(d.src.start()) }()
+		defer func() { d.must(d.src.restart()) }()
 		r = d.replicator()
 		if _, err := r.Promote(t.Context(), false); err == nil {
 			t.Fatal("it was promoted without what has landed")

@@ -99,8 +99,15 @@ func (c *conduit) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// moved is what came of sending rows.
+type moved struct{ rows, bytes, deleted int64 }
+
+func (m *moved) add(o moved) {
+	m.rows, m.bytes, m.deleted = m.rows+o.rows, m.bytes+o.bytes, m.deleted+o.deleted
+}
+
 // transfer exports rows of the source and imports them.
-func transfer(ctx context.Context, from engine.Reader, a engine.Apply, p pair, sel engine.Selection, empty bool) (rows, bytes int64, err error) {
+func transfer(ctx context.Context, from engine.Reader, a engine.Apply, p pair, sel engine.Selection, empty bool) (moved, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := newConduit()
@@ -114,7 +121,7 @@ func transfer(ctx context.Context, from engine.Reader, a engine.Apply, p pair, s
 		c.finish(err)
 		out <- sent{n, err}
 	}()
-	_, err = a.Import(ctx, p.dst, sel, c, empty)
+	stats, err := a.Import(ctx, p.dst, sel, c, empty)
 	close(c.gone)
 	if err != nil {
 		cancel()
@@ -122,13 +129,13 @@ func transfer(ctx context.Context, from engine.Reader, a engine.Apply, p pair, s
 	s := <-out
 	switch {
 	case s.err != nil && !errors.Is(s.err, errImportEnded) && (err == nil || errors.Is(err, s.err)):
-		return 0, 0, fmt.Errorf("read %s: %w", p.src.Name, s.err)
+		return moved{}, fmt.Errorf("read %s: %w", p.src.Name, s.err)
 	case err != nil:
-		return 0, 0, fmt.Errorf("write %s: %w", p.dst.Name, err)
+		return moved{}, fmt.Errorf("write %s: %w", p.dst.Name, err)
 	case s.err != nil:
-		return 0, 0, fmt.Errorf("read %s: %w", p.src.Name, s.err)
+		return moved{}, fmt.Errorf("read %s: %w", p.src.Name, s.err)
 	}
-	return s.rows, c.bytes, nil
+	return moved{s.rows, c.bytes, stats.Deleted}, nil
 }
 
 // rowText makes of a row something that can be compared and be a map's key.

@@ -196,7 +196,8 @@ type Source interface {
 type Feed interface {
 	// Prepare makes what capture needs (slot, publication, triggers) for exactly these
 	// tables, and returns a position from which Changes will miss nothing. Calling it
-	// again keeps what is there; fresh is then false and pos is empty. Everything it
+	// again keeps what is there; fresh is then false and pos is empty. Where an engine
+	// makes nothing at the source, fresh is true once after every open. Everything it
 	// makes is named after stream. A replicator calls it at every start and goes on
 	// from the position it has: where what captured changes was lost and is made again,
 	// Changes after that position must yield Expired.
@@ -395,6 +396,14 @@ type Instance interface {
 	// goes with it says what a person must do. Password hashes are in Definition: it
 	// must not be logged.
 	InstanceObjects(ctx context.Context) ([]Object, []Finding, error)
+}
+
+// DigestForms is offered by ends whose servers can hash rows in several ways. Before
+// the first digest, both are made to use the first form of the source that the target
+// has too.
+type DigestForms interface {
+	DigestForms() []string // the preferred one first
+	UseDigestForm(form string) error
 }
 
 // Options are how to reach a database.

@@ -68,7 +68,7 @@ func (e *env) checkPrimary(ctx context.Context) error {
 	if st.Phase != engine.Primary {
 		return fmt.Errorf("after promotion the phase is %q", st.Phase)
 	}
-	if err := execAll(ctx, e.witness, "INSERT INTO numbered (v) VALUES ('first of the new primary')"); err != nil {
+	if err := execAll(ctx, e.witness, "INSERT INTO numbered (v) VALUES ('new primary')"); err != nil {
 		return err
 	}
 	rows, err := e.witness.Query(ctx, "SELECT MAX(id) FROM numbered")

@@ -193,8 +193,8 @@ func (p *pool) get(ctx context.Context) (*conn, error) {
 		c := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		// The server may have ended it meanwhile; to look takes a millisecond.
-		if time.Since(c.given) < time.Second || c.CheckConn() == nil {
+		// The server may have ended it meanwhile.
+		if time.Since(c.given) < time.Second || c.Ping(ctx) == nil {
 			return c, nil
 		}
 		c.drop()

@@ -277,6 +277,35 @@ func TestSchemaChanges(t *testing.T) {
 	}
 }
 
+// TestTruncateFirst empties a table and fills another with the first changes a target
+// ever takes: reading the catalogue must not wait for the transaction itself.
+func TestTruncateFirst(t *testing.T) {
+	e := open2(t, "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1, 1)")
+	tables := e.tables()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	a, err := e.d.Begin(ctx, engine.State{Stream: "s"}, tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func(s string) engine.Name { return engine.Name{Schema: "public", Name: s} }
+	if err := a.Changes(ctx, []engine.Change{{Table: name("a"), Truncate: true}, {Table: name("b"), New: engine.Row{[]byte("2"), nil}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.d.Schema(ctx); err != nil {
+		t.Errorf("the catalogue cannot be read meanwhile: %v", err)
+	}
+	if err := a.Changes(ctx, []engine.Change{{Table: name("b"), Truncate: true}, {Table: name("a"), New: engine.Row{[]byte("3")}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Commit(ctx, engine.State{Phase: engine.Following}); err != nil {
+		t.Fatal(err)
+	}
+	if got := psql(t, e.dst, "SELECT id FROM a; SELECT id FROM b"); got != "3" {
+		t.Errorf("the tables hold %q", got)
+	}
+}
+
 func TestExportHeadIsChecked(t *testing.T) {
 	for _, s := range []string{"", "x", "leeward-postgres/2 text\n", "leeward-postgres/1 other\n", strings.Repeat("y", 100)} {
 		if form, err := readHead(bytes.NewReader([]byte(s))); err == nil {

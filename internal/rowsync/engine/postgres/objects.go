@@ -289,14 +289,3 @@ func (g *graph) order(edges map[string][]string) []engine.Object {
 	}
 	return out
 }
-
-// statements joins statements to one definition.
-func statements(s ...string) string {
-	var kept []string
-	for _, x := range s {
-		if x != "" {
-			kept = append(kept, x)
-		}
-	}
-	return strings.Join(kept, ";\n")
-}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -39,15 +38,6 @@ type conflict struct {
 	exprs     []string // over the columns of the table, unqualified
 	operators []string
 	where     string // of a partial index
-}
-
-// column returns what is known of a column by its name.
-func (r *relation) column(name string) (column, bool) {
-	i := slices.IndexFunc(r.Columns, func(c engine.Column) bool { return c.Name == name })
-	if i < 0 {
-		return column{}, false
-	}
-	return r.columns[i], true
 }
 
 // relations reads the tables of a database and keeps them until reset.

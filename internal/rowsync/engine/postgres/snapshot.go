@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -53,7 +56,7 @@ func (s *source) Snapshot(ctx context.Context, stream string, n int) (engine.Sna
 	exporter, name, pos := x.exporter, x.snapshot, x.pos
 	x.exporter = nil
 	s.mu.Unlock()
-	if exporter == nil || exporter.CheckConn() != nil {
+	if exporter == nil || !alive(ctx, exporter) {
 		var mark [6]byte
 		_, _ = rand.Read(mark[:])
 		var err error
@@ -75,6 +78,15 @@ func (s *source) Snapshot(ctx context.Context, stream string, n int) (engine.Sna
 		h.free <- c
 	}
 	return &snapshot{reader: reader{take: h, known: s.known}, held: h, pos: pos}, nil
+}
+
+// alive reports whether a connection that only waits is still there. Nothing may be
+// asked on it: a command would end the snapshot that it exports.
+func alive(ctx context.Context, c *conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	_, err := c.ReceiveMessage(ctx)
+	return err == nil || pgconn.Timeout(err)
 }
 
 // adopt opens a connection that sees an exported snapshot.

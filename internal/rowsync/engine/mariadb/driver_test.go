@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine/enginetest"
 )
 
 // dump is what mariadb-dump, a witness that shares no code with us, says of a database.
@@ -389,5 +390,56 @@ func TestLostConnection(t *testing.T) {
 	o.DSN = "root@tcp(127.0.0.1:1)/x"
 	if _, err := (Driver{}).Source(ctx, o); !engine.Temporary(err) {
 		t.Errorf("a server that is not there gave %v, which is not temporary", err)
+	}
+}
+
+// TestInstance brings an account and a role over by their definitions.
+func TestInstance(t *testing.T) {
+	e, _ := pairOf(t)
+	ctx := t.Context()
+	db := e.src.db
+	var ends [2]enginetest.Session
+	for i, s := range []*instance{pair.src, pair.dst} {
+		c, err := s.connect(ctx, "", "root")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ends[i] = c
+		for _, q := range []string{"DROP USER IF EXISTS `o'dd`@'10.%'", "DROP ROLE IF EXISTS clerks"} {
+			if err := c.Exec(ctx, q); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, q := range []string{
+		"CREATE ROLE clerks", "GRANT SELECT ON " + db + ".* TO clerks", "CREATE USER `o'dd`@'10.%' IDENTIFIED BY 'secret' REQUIRE SSL WITH MAX_USER_CONNECTIONS 7",
+		"GRANT clerks TO `o'dd`@'10.%'", "GRANT INSERT, UPDATE ON " + db + ".* TO `o'dd`@'10.%'", "SET DEFAULT ROLE clerks FOR `o'dd`@'10.%'",
+	} {
+		if err := ends[0].Exec(ctx, q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	objects, found, err := e.src.InstanceObjects(ctx)
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	for _, o := range objects {
+		if strings.HasPrefix(o.Name.Name, "o'dd") || strings.HasPrefix(o.Name.Name, "clerks") {
+			if err := e.dst.Execute(ctx, o.Definition); err != nil {
+				t.Fatalf("make %s %s: %v", o.Kind, o.Name, err)
+			}
+		}
+	}
+	for _, q := range []string{"SHOW CREATE USER `o'dd`@'10.%'", "SHOW GRANTS FOR `o'dd`@'10.%'", "SHOW GRANTS FOR clerks"} {
+		a, err := ends[0].Query(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := ends[1].Query(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameText(t, q, fmt.Sprintf("%q", a), fmt.Sprintf("%q", b))
 	}
 }

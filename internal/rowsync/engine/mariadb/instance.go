@@ -17,9 +17,9 @@ var settings = [...]string{
 }
 
 // InstanceObjects implements engine.Instance: accounts and roles with their grants and
-// the hashes of their passwords. Those that the server makes for itself are left out.
+// the hashes of their passwords, one statement each. Those that the server makes for itself are left out.
 func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine.Finding, error) {
-	var out []engine.Object
+	var out, last []engine.Object // grants stand behind all roles and users
 	var found []engine.Finding
 	for _, n := range settings {
 		v, err := s.variable(ctx, n)
@@ -58,9 +58,15 @@ func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 		if err != nil {
 			return nil, nil, fmt.Errorf("read grants of %s: %w", account, err)
 		}
-		out = append(out, engine.Object{Kind: kind, Name: engine.Name{Name: user + "@" + host}, Definition: strings.Join(append(defs, grants...), ";\n")})
+		name := engine.Name{Name: user + "@" + host}
+		for _, d := range defs {
+			out = append(out, engine.Object{Kind: kind, Name: name, Definition: d})
+		}
+		for _, g := range grants {
+			last = append(last, engine.Object{Kind: "grant", Name: name, Definition: g})
+		}
 	}
-	return out, found, nil
+	return append(out, last...), found, nil
 }
 
 // quoteText quotes a string for a session in utf8mb4.

@@ -84,6 +84,11 @@ func (n *run) adapt(ctx context.Context, err error) error {
 		n.r.log.Info("beginning anew", "why", err)
 		n.met = false
 		return nil
+	case errors.As(err, &gone) && len(gone.Tables) > 0 && len(gone.Tables) < len(n.ps):
+		// The others go on; once they have passed this place, these are compared anew.
+		n.r.log.Warn("tables are compared anew", "tables", fmt.Sprint(gone.Tables), "why", gone.Cause)
+		n.met = false
+		return n.r.notes.stop(gone.Tables, gone.Error(), "none is needed: it is compared anew")
 	case errors.As(err, &gone):
 		n.r.log.Warn("everything is compared anew", "why", gone.Cause)
 		return n.r.notes.change(func(d *notesData) { d.Compare = gone.Error() })
@@ -183,6 +188,7 @@ func (n *run) attempt(ctx context.Context) error {
 		if err := n.stream(ctx, todo); err != nil {
 			return err
 		}
+		// Without a table to follow, definitions alone may bring one back.
 		if more, err := n.settle(ctx); err != nil {
 			return err
 		} else if more {
@@ -306,7 +312,7 @@ func (n *run) open(ctx context.Context) error {
 		if err := n.start(ctx, src, dst); err != nil {
 			return err
 		}
-	} else {
+	} else if len(n.ps) > 0 {
 		// Where what captured changes was gone and is made again, or where nothing of it
 		// lasts at the source, Changes tells whether history reaches back.
 		if _, _, err := src.Prepare(ctx, n.r.cfg.Stream, sources(n.ps)); err != nil {
@@ -423,6 +429,12 @@ func (n *run) unsettled(ctx context.Context) ([]pair, error) {
 
 // stream lands changes while tables are seeded and then while what landed is applied.
 func (n *run) stream(ctx context.Context, todo []pair) error {
+	if len(n.ps) == 0 && !n.once && n.met {
+		return fmt.Errorf("follow %s: none of its tables can be followed", n.r.cfg.Name)
+	}
+	if len(n.ps) == 0 {
+		return nil
+	}
 	work := n.follow
 	if len(todo) > 0 || n.fresh() {
 		snap, err := n.snapshot(ctx)

@@ -14,7 +14,7 @@ import (
 const (
 	guestMemoryMiB = 512
 	// guestBoot bounds a boot without hardware virtualisation on a busy machine.
-	guestBoot = 6 * time.Minute
+	guestBoot = 10 * time.Minute
 
 	// UEFI and its empty variables, from Debian's package ovmf.
 	firmwareCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,5 +118,24 @@ func TestStaleness(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("staleness lacks %q:\n%s", want, text)
 		}
+	}
+}
+
+func TestWorkIn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a")
+	for range 2 { // its own is cleared
+		if err := workIn(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "precious"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := workIn(other); err == nil {
+		t.Error("workIn cleared a directory of somebody else")
+	}
+	if _, err := os.Stat(filepath.Join(other, "precious")); err != nil {
+		t.Error(err)
 	}
 }

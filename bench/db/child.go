@@ -114,10 +114,11 @@ func (p *pair) childArgs(more ...string) []string {
 func (p *pair) pass(ctx context.Context) (usage, passed, error) {
 	var done passed
 	u, err := p.b.meter.measure(func() error {
-		out, err := p.b.meter.tool(ctx, p.childArgs()...)
+		out, warnings, err := p.b.meter.heard(ctx, p.childArgs()...)
 		if err != nil {
 			return err
 		}
+		fmt.Print(warnings)
 		if err := json.Unmarshal(out, &done); err != nil {
 			return fmt.Errorf("read what the replicator says: %w", err)
 		}

@@ -16,8 +16,11 @@ import (
 	"github.com/leeward-dr/leeward/internal/mountns"
 )
 
-// insideEnv tells the program that it is in its namespaces.
+// insideEnv tells the program that it is in its namespaces, and a name for cgroups.
 const insideEnv = "LEEWARD_BENCH_DB_INSIDE"
+
+// marker is a file that tells working directories of this program from others.
+const marker = ".leeward-bench-db"
 
 // The two ends of the link. The program itself is at the target.
 const (
@@ -36,11 +39,11 @@ func enclose(ctx context.Context, s *settings) error {
 	if err := mountns.Enter(); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.dir); err != nil {
-		return fmt.Errorf("clear working directory: %w", err)
+	if err := workIn(s.dir); err != nil {
+		return err
 	}
-	groups := filepath.Join(s.dir, "cgroup")
-	if err := os.MkdirAll(groups, 0o755); err != nil {
+	groups, name := filepath.Join(s.dir, "cgroup"), fmt.Sprintf("leeward-bench-db-%d", os.Getpid())
+	if err := os.Mkdir(groups, 0o755); err != nil {
 		return fmt.Errorf("make working directory: %w", err)
 	}
 	if err := syscall.Mount("none", groups, "cgroup2", 0, ""); err != nil {
@@ -50,7 +53,7 @@ func enclose(ctx context.Context, s *settings) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Env = append(os.Environ(), insideEnv+"="+name)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
@@ -59,13 +62,34 @@ func enclose(ctx context.Context, s *settings) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
 	err := cmd.Run()
-	removeGroups(groups)
+	removeGroups(filepath.Join(groups, name))
 	if e := syscall.Unmount(groups, syscall.MNT_DETACH); e != nil {
 		err = errors.Join(err, fmt.Errorf("unmount cgroups: %w", e))
 	} else if e := os.RemoveAll(s.dir); e != nil {
 		err = errors.Join(err, fmt.Errorf("clear working directory: %w", e))
 	}
 	return err
+}
+
+// workIn makes an empty directory, and removes only one that is this program's.
+func workIn(dir string) error {
+	names, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("look into working directory: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, marker)); err != nil && len(names) > 0 {
+		return fmt.Errorf("clear working directory %s: it holds what is not of this program; name another with -dir", dir)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("clear working directory: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make working directory: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, marker), nil, 0o644); err != nil {
+		return fmt.Errorf("make working directory: %w", err)
+	}
+	return nil
 }
 
 // furnish makes the inside of the namespaces: processes, both networks and the link.

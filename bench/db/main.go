@@ -6,6 +6,7 @@
 //
 // It needs root and what scripts/setup bench installs. Servers, link and tools are
 // in namespaces of its own, so that nothing outlives it and no lab is disturbed.
+// LEEWARD_BENCH_DB_PROFILE names a file for a CPU profile of Leeward's last run.
 package main
 
 import (
@@ -120,7 +121,7 @@ func (b *bench) all(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if b.meter, err = newMeter(filepath.Join(b.dir, "cgroup")); err != nil {
+	if b.meter, err = newMeter(filepath.Join(b.dir, "cgroup", os.Getenv(insideEnv))); err != nil {
 		return err
 	}
 	for _, e := range []struct {

@@ -50,7 +50,7 @@ type meter struct {
 func newMeter(at string) (*meter, error) {
 	m := &meter{groups: map[role]string{}}
 	for _, r := range []role{roleTool, roleSource, roleTarget} {
-		m.groups[r] = filepath.Join(at, groupName, string(r))
+		m.groups[r] = filepath.Join(at, string(r))
 		if err := os.MkdirAll(m.groups[r], 0o755); err != nil {
 			return nil, fmt.Errorf("make cgroup: %w", err)
 		}
@@ -58,14 +58,12 @@ func newMeter(at string) (*meter, error) {
 	return m, nil
 }
 
-const groupName = "leeward-bench-db"
-
 // removeGroups removes what newMeter made; processes in them have ended.
 func removeGroups(at string) {
 	for _, r := range []role{roleTool, roleSource, roleTarget} {
-		_ = os.Remove(filepath.Join(at, groupName, string(r)))
+		_ = os.Remove(filepath.Join(at, string(r)))
 	}
-	_ = os.Remove(filepath.Join(at, groupName))
+	_ = os.Remove(at)
 }
 
 // in makes a command run in a role's cgroup; done is called when it has started.
@@ -83,18 +81,24 @@ func (m *meter) in(r role, cmd *exec.Cmd) (done func(), err error) {
 
 // tool runs a program that is measured, and returns what it prints.
 func (m *meter) tool(ctx context.Context, argv ...string) ([]byte, error) {
+	out, _, err := m.heard(ctx, argv...)
+	return out, err
+}
+
+// heard does what tool does and returns what the program complains of as well.
+func (m *meter) heard(ctx context.Context, argv ...string) (said []byte, complaint string, err error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	done, err := m.in(roleTool, cmd)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer done()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return out.Bytes(), fmt.Errorf("%.200s: %w: %s", strings.Join(argv, " "), err, tail(errs.String()))
+		return out.Bytes(), "", fmt.Errorf("%.200s: %w: %s", strings.Join(argv, " "), err, tail(errs.String()))
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), errs.String(), nil
 }
 
 // measure does work and says what that took.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -187,6 +188,14 @@ func TestStream(t *testing.T) {
 	for n := range buf.Len() {
 		if _, err := readAll(bytes.NewReader(buf.Bytes()[:n]), 3); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("cut after %d bytes: %v", n, err)
+		}
+	}
+}
+
+func TestStreamCountsItsRows(t *testing.T) {
+	for _, s := range []string{"\x01R\x00E\x02", "\x01R\x00E\x00", "\x01R\x03", "\x01X", "\x02E\x00"} {
+		if _, err := readAll(strings.NewReader(streamMagic+s), 1); !errors.Is(err, errStream) {
+			t.Errorf("%q: %v, want a damaged stream", s, err)
 		}
 	}
 }

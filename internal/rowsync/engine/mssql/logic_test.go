@@ -29,6 +29,7 @@ func TestOrder(t *testing.T) {
 		{what: "one to itself", tables: "a b", keys: []*foreignKey{fk("a", "a"), fk("b", "a")}, want: "a b"},
 		{what: "ring with a nullable column", tables: "a b", keys: []*foreignKey{fk("a", "b"), fk("b", "a", "a")}, want: "b a", null: "b.a"},
 		{what: "ring behind a chain", tables: "a b c d", keys: []*foreignKey{fk("a", "b"), fk("b", "c"), fk("c", "b", "b"), fk("c", "d")}, want: "d c b a", null: "c.b"},
+		{what: "ring with, a nullable key beside it", tables: "a b c", keys: []*foreignKey{fk("c", "a", "a"), fk("a", "b"), fk("b", "a", "a")}, want: "b a c", null: "b.a"},
 		{what: "ring without", tables: "a b", keys: []*foreignKey{fk("a", "b"), fk("b", "a")}, err: "dbo.a.fk_a_b, dbo.b.fk_b_a"},
 		{what: "ring without, a nullable key beside it", tables: "a b c", keys: []*foreignKey{fk("c", "a", "a"), fk("a", "b"), fk("b", "a")}, err: "ring"},
 	} {

@@ -245,3 +245,11 @@ func TestDigestsFindWhatDiffers(t *testing.T) {
 		t.Errorf("export: %d %v %.40q", n, err, buf.String())
 	}
 }
+
+func TestKeysNameTheirOrder(t *testing.T) {
+	e := open2(t, `CREATE TABLE t (k text COLLATE "en-x-icu" PRIMARY KEY, v text COLLATE "en-x-icu", c text)`)
+	c := e.tables()[0].Columns
+	if !strings.HasPrefix(c[0].Collation, "en-x-icu ") || c[1].Collation != "en-x-icu" || c[2].Collation != "C.UTF-8" {
+		t.Errorf("collations %q %q %q", c[0].Collation, c[1].Collation, c[2].Collation)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -24,12 +26,13 @@ type relation struct {
 
 // column is what a driver must know of a column's type beyond its spelling.
 type column struct {
-	typ    uint32
-	mod    string
-	always bool   // GENERATED ALWAYS AS IDENTITY
-	image  string // how its value goes into the image of a row, with %s for the column
-	binary bool   // its binary form means the same at another cluster
-	filled bool   // it has a default, or may be NULL
+	typ     uint32
+	mod     string
+	always  bool   // GENERATED ALWAYS AS IDENTITY
+	image   string // how its value goes into the image of a row, with %s for the column
+	library string // version of what sorts its text; empty where the order never changes
+	binary  bool   // its binary form means the same at another cluster
+	filled  bool   // it has a default, or may be NULL
 }
 
 // conflict is a rule besides the key by which two rows cannot both be.
@@ -111,7 +114,7 @@ const tablesQuery = `SELECT c.oid, n.nspname, c.relname, c.relreplident, c.relpe
 const columnsQuery = `SELECT a.attrelid, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
 	a.atttypid, a.atttypmod, a.atthasdef, COALESCE(l.collname, ''), COALESCE(l.collprovider, ''),
 	CASE WHEN l.collname = 'default' THEN d.datcollate ELSE COALESCE(l.collcollate, '') END,
-	COALESCE(CASE WHEN l.collname <> 'default' THEN pg_collation_actual_version(l.oid) END, ''),
+	COALESCE(CASE WHEN l.collname <> 'default' THEN pg_collation_actual_version(l.oid) ELSE %s END, ''),
 	EXISTS (SELECT 1 FROM pg_depend s JOIN pg_class q ON q.oid = s.objid AND q.relkind = 'S' WHERE s.classid = 'pg_class'::regclass
 		AND s.refclassid = 'pg_class'::regclass AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype IN ('a', 'i'))
 	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -148,6 +151,13 @@ func (r *relations) load(ctx context.Context) error {
 	r.all, r.order = map[engine.Name]*relation{}, l.order
 	for _, t := range l.order {
 		t.Refused = refusal(t)
+		// Ranges of keys mean the same at both ends only where both sort alike: the
+		// version of the library is part of a key's order, and of no other column's.
+		for _, k := range t.Key {
+			if v := t.columns[k].library; v != "" {
+				t.Columns[k].Collation += " " + v
+			}
+		}
 		r.all[t.Name] = t
 	}
 	return nil
@@ -202,7 +212,7 @@ func (l *loader) sizes(ctx context.Context) error {
 }
 
 func (l *loader) fields(ctx context.Context) error {
-	rows, err := l.c.query(ctx, columnsQuery)
+	rows, err := l.c.query(ctx, fmt.Sprintf(columnsQuery, l.defaultVersion()))
 	for _, v := range rows {
 		t := l.byOID[string(v[0])]
 		if t == nil {
@@ -212,31 +222,33 @@ func (l *loader) fields(ctx context.Context) error {
 		image, binary := l.image(typ)
 		c := engine.Column{
 			Name: string(v[1]), Type: string(v[2]), Nullable: !truth(v[3]), Identity: truth(v[13]),
-			Derived: len(v[5]) > 0, Collation: collation(v[9], v[10], v[11], v[12]),
+			Derived: len(v[5]) > 0, Collation: collation(v[9], v[11]),
 		}
 		t.Columns = append(t.Columns, c)
 		t.columns = append(t.columns, column{
 			typ: typ, mod: string(v[7]), always: string(v[4]) == "a", image: image, binary: binary,
-			filled: c.Nullable || truth(v[8]) || len(v[4]) > 0,
+			library: string(v[12]), filled: c.Nullable || truth(v[8]) || len(v[4]) > 0,
 		})
 	}
 	return err
 }
 
-// collation names an order of text so that two of the same name sort alike: the
-// version of the library belongs to it, but for the orders that have none.
-func collation(name, provider, locale, version []byte) string {
-	if len(name) == 0 {
-		return ""
+// defaultVersion spells the version of the library that the default collation of the
+// database sorts with.
+func (l *loader) defaultVersion() string {
+	major, _, _ := strings.Cut(l.c.ParameterStatus("server_version"), ".")
+	if n, _ := strconv.Atoi(major); n >= 15 {
+		return "pg_database_collation_actual_version(d.oid)"
 	}
-	s := string(name)
-	if s == "default" {
-		s = string(locale)
+	return "(SELECT max(pg_collation_actual_version(x.oid)) FROM pg_collation x WHERE x.collprovider = 'c' AND x.collcollate = d.datcollate)"
+}
+
+// collation names an order of text.
+func collation(name, locale []byte) string {
+	if string(name) == "default" {
+		return string(locale)
 	}
-	if len(version) > 0 && string(provider) != "" {
-		s += " " + string(version)
-	}
-	return s
+	return string(name)
 }
 
 func (l *loader) references(ctx context.Context) error {

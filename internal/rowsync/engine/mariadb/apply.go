@@ -80,6 +80,9 @@ func (x *apply) begin(ctx context.Context) error {
 	return nil
 }
 
+// normal is how a session stands but for the load of an empty table.
+const normal = "SET SESSION unique_checks = 1, innodb_lock_wait_timeout = 10"
+
 // applier returns a session for a transaction: one of before with its staging tables,
 // or a new one.
 func (t *Target) applier(ctx context.Context) (*applier, error) {
@@ -228,7 +231,7 @@ func (x *apply) Rollback() error {
 	defer cancel()
 	err := x.exec(ctx, "ROLLBACK")
 	if err == nil {
-		err = x.exec(ctx, "SET SESSION unique_checks = 1")
+		err = x.exec(ctx, normal)
 	}
 	if err == nil {
 		err = x.keys(ctx, false)
@@ -299,14 +302,15 @@ func (x *apply) Import(ctx context.Context, t *engine.Table, s engine.Selection,
 // fill loads rows straight into a table that has none. Without checks of unique
 // indexes the server sorts an empty table's indexes in one go.
 func (x *apply) fill(ctx context.Context, t *engine.Table, r io.Reader) (int64, error) {
-	if err := x.exec(ctx, "SET SESSION unique_checks = 0"); err != nil {
+	// The first transaction to do so locks the table, and others wait for its end.
+	if err := x.exec(ctx, "SET SESSION unique_checks = 0, innodb_lock_wait_timeout = 600"); err != nil {
 		return 0, err
 	}
 	n, err := x.load(ctx, ident(t.Name.Name), carried(t), r)
 	if err != nil {
 		return n, err
 	}
-	return n, x.exec(ctx, "SET SESSION unique_checks = 1")
+	return n, x.exec(ctx, normal)
 }
 
 const imported = "leeward_import"

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"path"
 	"strings"
-
-	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
 // token is a word, a name, a string or a sign of a statement.
@@ -376,15 +374,18 @@ func without(q string) (session, string, bool) {
 	return s, rest, true
 }
 
-// wanted tells whether the filter lets a table through.
-func wanted(f engine.Filter, name string) bool {
+// wanted tells whether the filter lets a table through. Tables here have no schema
+// before their name, but a pattern may name the database all the same.
+func (s *server) wanted(name string) bool {
 	match := func(patterns []string) bool {
 		for _, p := range patterns {
-			if ok, err := path.Match(p, name); err == nil && ok {
-				return true
+			for _, n := range []string{name, s.db + "." + name} {
+				if ok, err := path.Match(p, n); err == nil && ok {
+					return true
+				}
 			}
 		}
 		return false
 	}
-	return (len(f.Include) == 0 || match(f.Include)) && !match(f.Exclude)
+	return (len(s.filter.Include) == 0 || match(s.filter.Include)) && !match(s.filter.Exclude)
 }

@@ -187,3 +187,12 @@ func FuzzKey(f *testing.F) {
 		}
 	})
 }
+
+func TestWanted(t *testing.T) {
+	s := &server{db: "erp", filter: engine.Filter{Include: []string{"erp.o*", "plain"}, Exclude: []string{"old_*"}}}
+	for name, want := range map[string]bool{"orders": true, "plain": true, "old_orders": false, "customers": false} {
+		if s.wanted(name) != want {
+			t.Errorf("%s: wanted is not %v", name, want)
+		}
+	}
+}

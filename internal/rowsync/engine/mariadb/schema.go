@@ -39,7 +39,7 @@ func (s *server) tables(ctx context.Context) ([]*engine.Table, error) {
 		if err := rows.Scan(&name, &typ, &eng, &t.Rows, &t.Bytes); err != nil {
 			return nil, err
 		}
-		if !wanted(s.filter, name) {
+		if !s.wanted(name) {
 			continue
 		}
 		t.Name = engine.Name{Name: name}

@@ -165,7 +165,7 @@ func (s *server) counters(ctx context.Context, names []string) ([]engine.Counter
 		if sequence {
 			c.Kind = "sequence"
 		}
-		if sequence || wanted(s.filter, c.Name.Name) {
+		if sequence || s.wanted(c.Name.Name) {
 			out = append(out, c)
 		}
 	}

@@ -464,7 +464,7 @@ func (f *feed) concerns(st statement, q, db string) bool {
 		return db == f.s.db || strings.Contains(q, f.s.db)
 	}
 	for _, r := range st.refs {
-		if r.db == f.s.db && (r.name == "" || wanted(f.s.filter, r.name)) {
+		if r.db == f.s.db && (r.name == "" || f.s.wanted(r.name)) {
 			return true
 		}
 	}

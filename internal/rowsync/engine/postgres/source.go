@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -274,7 +275,11 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 		return err
 	}
 	if st.exists {
-		if _, err := s.catalog.query(ctx, "SELECT pg_drop_replication_slot($1)", name); err != nil {
+		err := patient(ctx, func() error {
+			_, err := s.catalog.query(ctx, "SELECT pg_drop_replication_slot($1)", name)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("drop slot %s: %w", name, err)
 		}
 	}
@@ -282,6 +287,23 @@ func (s *source) Remove(ctx context.Context, stream string) error {
 		return fmt.Errorf("drop publication %s: %w", name, err)
 	}
 	return nil
+}
+
+// patient tries again, for five seconds, while a slot is in use: a server takes a
+// moment to see that a stream was cut.
+func patient(ctx context.Context, do func() error) error {
+	for n := 0; ; n++ {
+		err := do()
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "55006" || n == 50 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // Epoch names the history that WAL positions belong to: the cluster, its timeline

@@ -107,7 +107,11 @@ func (f *feed) run(ctx context.Context, after engine.Pos) error {
 		x.running = false
 		f.source.mu.Unlock()
 	}()
-	if f.line, err = f.start(ctx, start); err != nil {
+	err = patient(ctx, func() (err error) {
+		f.line, err = f.start(ctx, start)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	f.line.received, f.line.released = start, released

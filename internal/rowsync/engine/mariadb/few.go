@@ -17,8 +17,11 @@ const (
 
 // fewEnough tells whether rows may go as literals.
 func (x *apply) fewEnough(t *engine.Table, rows []engine.Row) bool {
-	if len(rows) > fewRows || x.checks && len(x.uniques(t)) > 0 {
+	if len(rows) > fewRows {
 		return false
+	}
+	if len(x.uniques(t)) > 0 && (x.checks || len(x.shape(t.Name.Name).children) > 0) {
+		return false // it would delete rows that others depend on
 	}
 	cols := carried(t)
 	size := 0

@@ -31,6 +31,10 @@ const (
 	flagPreparedXA = 64
 )
 
+// flagNoForeignKeys of a rows event tells that the session had foreign_key_checks=0,
+// so nothing cascaded. See https://mariadb.com/kb/en/rows_event_v1v2/.
+const flagNoForeignKeys = 2
+
 // Changes implements engine.Feed. A lost connection ends it with a TemporaryError;
 // the caller begins again at the last position it made durable.
 func (s *Source) Changes(ctx context.Context, _ string, tables []*engine.Table, after engine.Pos) iter.Seq2[engine.Piece, error] {
@@ -54,6 +58,7 @@ type feed struct {
 	tables    map[string]*engine.Table
 	sequences map[string]bool
 	layouts   map[uint64]*layout
+	acting    map[string][]engine.Name // of tables whose children the server changes: those
 	at        gtids
 	offset    time.Duration // of the source's clock
 	yield     func(engine.Piece, error) bool
@@ -100,7 +105,26 @@ func (s *Source) newFeed(ctx context.Context, tables []*engine.Table, after engi
 	for _, n := range names {
 		f.sequences[n] = true
 	}
+	if err != nil {
+		return nil, fmt.Errorf("read sequences: %w", err)
+	}
+	f.acting, err = s.actingParents(ctx)
 	return f, err
+}
+
+// actingParents lists the tables whose deletes or new keys change rows of others.
+func (s *server) actingParents(ctx context.Context) (map[string][]engine.Name, error) {
+	rows, err := s.strings(ctx, `SELECT CONCAT(referenced_table_name, '\0', table_name) FROM information_schema.referential_constraints
+		WHERE constraint_schema = ? AND (delete_rule NOT IN ('RESTRICT', 'NO ACTION') OR update_rule NOT IN ('RESTRICT', 'NO ACTION'))`, s.db)
+	if err != nil {
+		return nil, fmt.Errorf("read foreign keys: %w", err)
+	}
+	out := map[string][]engine.Name{}
+	for _, r := range rows {
+		parent, child, _ := strings.Cut(r, "\x00")
+		out[parent] = append(out[parent], engine.Name{Name: child})
+	}
+	return out, nil
 }
 
 // binlogState returns the last transactions in the binlog, and the server's time.
@@ -334,6 +358,9 @@ func (f *feed) rows(e *replication.RowsEvent, typ replication.EventType) error {
 		if err != nil {
 			return fmt.Errorf("read rows of %s: %w", name, err)
 		}
+		if children := f.acting[name]; children != nil && e.Flags&flagNoForeignKeys != 0 && ch.Old != nil {
+			return &engine.Expired{Tables: children, Cause: "rows of " + name + " were deleted or renamed with foreign_key_checks=0, so their children stayed, which the target would not know"}
+		}
 		f.changes = append(f.changes, ch)
 		if f.size += before - len(c.b); f.size >= pieceSize {
 			if err := f.flush(); err != nil {
@@ -399,96 +426,4 @@ func (f *feed) sequence(name string, e *replication.RowsEvent, body []byte) {
 	if c.err == nil {
 		f.counters = append(f.counters, engine.Counter{Kind: "sequence", Name: engine.Name{Name: name}, Value: strconv.FormatInt(next, 10)})
 	}
-}
-
-func (f *feed) query(e *replication.QueryEvent) error {
-	q := strings.TrimSpace(string(e.Query))
-	up := strings.ToUpper(q[:min(len(q), 16)])
-	switch {
-	case up == "BEGIN" || strings.HasPrefix(up, "SAVEPOINT") || strings.HasPrefix(up, "# DUMMY"):
-		return nil
-	case up == "COMMIT" || strings.HasPrefix(up, "XA PREPARE"):
-		return f.commit()
-	case strings.HasPrefix(up, "XA START"), strings.HasPrefix(up, "XA END"):
-		return nil
-	case strings.HasPrefix(up, "XA ROLLBACK"):
-		return f.commit()
-	case strings.HasPrefix(up, "XA COMMIT"):
-		return f.decided()
-	case strings.HasPrefix(up, "ROLLBACK"):
-		if f.changes != nil || f.begun {
-			return &engine.Expired{Cause: "a transaction that writes tables without transactions was rolled back"}
-		}
-		if up == "ROLLBACK" {
-			return f.commit()
-		}
-		return nil
-	}
-	return f.ddl(q, string(e.Schema), readSession(e.StatusVars))
-}
-
-// ddl yields a change of definitions, in the place it has.
-func (f *feed) ddl(q, db string, s session) error {
-	ansi := s.mode&modeAnsiQuotes != 0
-	st := parseStatement(q, db, ansi)
-	alone := f.flags&flagStandalone != 0
-	if !st.ignored && f.concerns(st, q, db) {
-		if err := f.flushIfAny(); err != nil {
-			return err
-		}
-		p := f.definition(st, q, s, ansi)
-		if alone {
-			f.open = false
-			f.at[f.domain] = f.id
-			p.End = f.end()
-		}
-		f.begun = true
-		return f.send(p)
-	}
-	if alone {
-		return f.commit()
-	}
-	return nil
-}
-
-func (f *feed) flushIfAny() error {
-	if f.changes == nil {
-		return nil
-	}
-	return f.flush()
-}
-
-// concerns tells whether a statement is about this database and tables not left out.
-func (f *feed) concerns(st statement, q, db string) bool {
-	if len(st.refs) == 0 {
-		return db == f.s.db || strings.Contains(q, f.s.db)
-	}
-	for _, r := range st.refs {
-		if r.db == f.s.db && (r.name == "" || f.s.wanted(r.name)) {
-			return true
-		}
-	}
-	return false
-}
-
-// definition makes the piece of a statement.
-func (f *feed) definition(st statement, q string, s session, ansi bool) engine.Piece {
-	var names []engine.Name
-	for _, r := range st.refs {
-		if r.db == f.s.db && r.name != "" {
-			names = append(names, engine.Name{Name: r.name})
-		}
-	}
-	if st.truncate && len(names) == 1 {
-		if f.tables[names[0].Name] == nil {
-			return engine.Piece{}
-		}
-		return engine.Piece{Changes: []engine.Change{{Table: names[0], Truncate: true}}}
-	}
-	f.layouts = map[uint64]*layout{}
-	return engine.Piece{DDL: []engine.DDL{{
-		Statement: s.with(unqualified(q, f.s.db, ansi)), Database: f.s.db, Tables: names,
-		// CREATE TABLE … SELECT comes with its rows in the same transaction.
-		Follow: st.follow && f.flags&flagStandalone != 0,
-	}}}
 }

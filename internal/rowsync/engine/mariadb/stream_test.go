@@ -193,3 +193,21 @@ func TestKilledConnection(t *testing.T) {
 		t.Error("the stream ended before it was cut")
 	}
 }
+
+// TestDeleteWithoutForeignKeys holds that children which stayed at the source are not
+// deleted at the target in silence.
+func TestDeleteWithoutForeignKeys(t *testing.T) {
+	e, _ := pairOf(t)
+	e.at(t, "CREATE TABLE p (id INT PRIMARY KEY)", "CREATE TABLE c (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)",
+		"INSERT INTO p VALUES (1), (2)", "INSERT INTO c VALUES (1, 1), (2, 2)")
+	from := e.mark(t)
+	e.at(t, "DELETE FROM p WHERE id = 1")
+	if _, err := e.read(t, from, e.table(t, "p"), e.table(t, "c")); err != nil {
+		t.Errorf("a delete that cascades gave %v", err)
+	}
+	e.at(t, "SET foreign_key_checks = 0", "DELETE FROM p WHERE id = 2")
+	var gone *engine.Expired
+	if _, err := e.read(t, from, e.table(t, "p"), e.table(t, "c")); !errors.As(err, &gone) || len(gone.Tables) != 1 || gone.Tables[0].Name != "c" {
+		t.Errorf("a delete without foreign keys gave %v", err)
+	}
+}

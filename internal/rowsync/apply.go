@@ -88,9 +88,10 @@ func (r *Replicator) applySession(ctx context.Context, sp *spool, ps []pair, unt
 	}
 }
 
-// reached reports whether the target is where it was to come.
+// reached reports whether the target is where it was to come, and a state that the
+// source had.
 func (a *applier) reached() (bool, error) {
-	if a.until == "" {
+	if a.until == "" || a.state.Phase != engine.Following {
 		return false, nil
 	}
 	behind, err := a.before(a.state.Pos, a.until)

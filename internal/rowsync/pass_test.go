@@ -32,6 +32,9 @@ func (d *database) pass(r *Replicator) Result {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	if res.Phase != engine.Following {
+		d.t.Errorf("after the pass the target is %q", res.Phase)
+	}
 	return res
 }
 

@@ -32,14 +32,15 @@ const mostTurns = 100
 
 // run is one pass, or the endless one.
 type run struct {
-	r     *Replicator
-	once  bool
-	until engine.Pos // the source's position when it began; empty once Follow is there
-	met   bool       // definitions were compared after the target had come there
-	turns int        // how often it began anew
-	state engine.State
-	ps    []pair
-	res   Result
+	r      *Replicator
+	once   bool
+	until  engine.Pos // the source's position when it began; empty once Follow is there
+	marked time.Time  // when that was
+	met    bool       // definitions were compared after the target had come there
+	turns  int        // how often it began anew
+	state  engine.State
+	ps     []pair
+	res    Result
 }
 
 // Pass brings the target to where the source was when it was called: compares what
@@ -328,6 +329,7 @@ func (n *run) open(ctx context.Context) error {
 	if n.until != "" {
 		return nil
 	}
+	n.marked = time.Now()
 	if n.until, err = src.Mark(ctx, n.r.cfg.Stream); err != nil {
 		return fmt.Errorf("mark the source's position: %w", err)
 	}
@@ -481,19 +483,4 @@ func (n *run) follow(ctx context.Context) error {
 		n.r.meter.step(StepCatchUp)
 	}
 	return n.r.apply(ctx, n.r.sp, n.ps, n.until, false)
-}
-
-// finish fills in what a pass came to.
-func (n *run) finish(begun time.Time) {
-	p := n.r.Progress()
-	n.res.Tables, n.res.Commits, n.res.Changes = p.Tables, p.Commits, p.Changes
-	for _, t := range p.Tables {
-		n.res.Bytes += t.Bytes
-	}
-	n.res.Position, n.res.SourceTime = p.Applied, p.SourceTime
-	if !p.SourceTime.IsZero() {
-		n.res.Lag = max(0, time.Since(p.SourceTime))
-	}
-	n.res.Stopped = n.r.notes.stopped()
-	n.res.Took = time.Since(begun)
 }

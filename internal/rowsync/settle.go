@@ -288,3 +288,22 @@ func (n *run) watch(ctx context.Context, again context.CancelCauseFunc) {
 		}
 	}
 }
+
+// finish fills in what a pass came to.
+func (n *run) finish(begun time.Time) {
+	p := n.r.Progress()
+	n.res.Tables, n.res.Commits, n.res.Changes = p.Tables, p.Commits, p.Changes
+	for _, t := range p.Tables {
+		n.res.Bytes += t.Bytes
+	}
+	n.res.Position, n.res.SourceTime = p.Applied, p.SourceTime
+	if !p.SourceTime.IsZero() {
+		n.res.Lag = max(0, time.Since(p.SourceTime))
+	}
+	if n.res.Phase == engine.Following && !n.marked.IsZero() {
+		// Everything of that moment is applied, whenever the last change was.
+		n.res.Lag = min(n.res.Lag, time.Since(n.marked))
+	}
+	n.res.Stopped = n.r.notes.stopped()
+	n.res.Took = time.Since(begun)
+}

@@ -46,9 +46,9 @@ CONF
 }
 
 start_mariadb() {
-    install -d -o mysql -g mysql -m 700 mariadb
+    install -d -o mysql -g mysql -m 700 mariadb mariadb-tmp
     as mysql mariadb-install-db --no-defaults --datadir="$work/mariadb" --auth-root-authentication-method=socket --skip-test-db > mariadb.log 2>&1
-    as mysql mariadbd --no-defaults --datadir="$work/mariadb" --socket="$work/mariadb/sock" --pid-file="$work/mariadb/pid" \
+    as mysql mariadbd --no-defaults --datadir="$work/mariadb" --tmpdir="$work/mariadb-tmp" --socket="$work/mariadb/sock" --pid-file="$work/mariadb/pid" \
         --bind-address=0.0.0.0 --skip-name-resolve --innodb-buffer-pool-size=32M --innodb-flush-log-at-trx-commit=2 \
         --server-id=2 --log-bin="$work/mariadb/binlog" --binlog-format=ROW --binlog-row-image=FULL --binlog-row-metadata=FULL \
         --gtid-strict-mode=1 --local-infile=1 --character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci >> mariadb.log 2>&1 &

@@ -332,3 +332,25 @@ func TestSpoolIsBounded(t *testing.T) {
 		t.Errorf("an endless transaction gave %v", err)
 	}
 }
+
+// A transaction that has not ended is not read, however durable its records are.
+func TestSpoolHidesWhatHasNotEnded(t *testing.T) {
+	sp := newSpool(t, 0)
+	put(t, sp, piece(1, ""))
+	l, err := sp.sync()
+	if err != nil || l.Pos != "p0" {
+		t.Fatalf("landed is %s, %v", l.Pos, err)
+	}
+	rd, err := sp.reader("p0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rd.close()
+	if rd.ready() {
+		t.Error("a part of a transaction can be read before its end has landed")
+	}
+	put(t, sp, piece(2, "p1"))
+	if _, err := sp.sync(); err != nil || !rd.ready() {
+		t.Errorf("a transaction that has ended cannot be read: %v", err)
+	}
+}

@@ -264,6 +264,7 @@ func killing(t *testing.T, d *database, seed uint64, kills int) {
 		}
 	}()
 	cmd := d.spawn(out, false)
+	defer func() { cmd.Process.Kill() }() // the last one, however this ends
 	died := make(chan struct{})
 	wait := func(cmd *exec.Cmd, died chan struct{}) { cmd.Wait(); close(died) }
 	go wait(cmd, died)

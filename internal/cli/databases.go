@@ -131,6 +131,16 @@ func estimate(n int64) string {
 	return rowWords(n)
 }
 
+func phaseWords(s protect.RowsStatus) string {
+	switch {
+	case s.Err != "":
+		return "-"
+	case s.Phase == "":
+		return "none; run: leeward replicate " + s.Database
+	}
+	return s.Phase
+}
+
 func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
 	if len(all) == 0 {
 		return
@@ -140,7 +150,7 @@ func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
 	for _, s := range all {
 		state := map[dr.Outcome]string{dr.Done: "ok", dr.NotDone: "NOT GOOD"}[s.Outcome]
 		t.row(s.Database, choose(state == "", "NOT KNOWN", state), choose(s.Phase == "", "-", span(s.Age)), choose(s.RPO > 0, span(s.RPO), "none"),
-			choose(s.Phase == "", "none; run: leeward replicate "+s.Database, s.Phase),
+			phaseWords(s),
 			choose(s.LastVerified.IsZero(), "never", s.LastVerified.Format(time.RFC3339)))
 	}
 	fmt.Fprintln(w)

@@ -32,6 +32,7 @@ demo: setup build
 bench: build
 	scripts/setup bench
 	go run ./bench/servers
+	go run ./bench/db
 
 soak: setup build
 	LEEWARD_SOAK=1 go test -p 1 -count 1 -timeout 12h ./...

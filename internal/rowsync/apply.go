@@ -131,7 +131,7 @@ func (g *group) take(p *engine.Piece) {
 	g.bytes += pieceSize(p)
 	g.end = commitOf(p)
 	if p.End != nil {
-		g.commits++
+		g.commits += 1 + p.End.More
 	}
 	if g.end.Counters != nil {
 		g.counters = g.end.Counters

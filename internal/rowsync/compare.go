@@ -20,6 +20,7 @@ const (
 	maxKeys     = 2000                   // keys of one selection
 	narrowRow   = 60                     // bytes; a narrower row is no longer than its key and hash
 	copyShare   = 0.6                    // of rows differing, from which looking does not pay
+	leastBlind  = 4 * bucketRows         // rows of a range that may be copied unseen: a short one is scattered change
 	probeEvery  = 8                      // batches copied unseen before looking again
 	sparseTimes = 4                      // as many rows as expected: a bucket with more is split
 )
@@ -168,7 +169,8 @@ type comparing struct {
 // batch is neighbouring and other buckets that differ.
 type batch struct {
 	ranges   []engine.Range
-	src, dst int64 // rows
+	rows     []int64 // of each range, at the source
+	src, dst int64   // rows
 }
 
 // mend makes the buckets of a unit equal.
@@ -207,9 +209,10 @@ func (b *batch) add(r engine.Range, src, dst int64) {
 	b.src, b.dst = b.src+src, b.dst+dst
 	if n := len(b.ranges); n > 0 && r.From != nil && b.ranges[n-1].To != nil && rowText(b.ranges[n-1].To) == rowText(r.From) {
 		b.ranges[n-1].To = r.To
+		b.rows[n-1] += src
 		return
 	}
-	b.ranges = append(b.ranges, r)
+	b.ranges, b.rows = append(b.ranges, r), append(b.rows, src)
 }
 
 // fill copies a bucket in which the source has far more rows than the target, in
@@ -247,12 +250,23 @@ func (c *comparing) settle(ctx context.Context, b batch) error {
 	narrow := c.rows >= maxKeys/4 && c.bytes/c.rows < narrowRow
 	if c.h.s.r.cfg.LostRows == nil && (narrow || c.most && c.skipped < probeEvery) {
 		c.skipped++
-		for _, r := range b.ranges {
+		var few batch
+		for i, r := range b.ranges {
+			if !narrow && b.rows[i] < leastBlind {
+				few.add(r, b.rows[i], 0)
+				continue
+			}
 			if _, err := c.h.copyRange(ctx, c.p, r, false); err != nil {
 				return err
 			}
 		}
-		return nil
+		if len(few.ranges) == 0 {
+			return nil
+		}
+		was := c.most
+		err := c.keys(ctx, few)
+		c.most = was // they say nothing of long ranges
+		return err
 	}
 	c.skipped = 0
 	return c.keys(ctx, b)

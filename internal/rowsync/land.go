@@ -126,7 +126,7 @@ func (l *lander) receive(ctx context.Context, src engine.Source, after engine.Po
 			if p.Heartbeat != nil {
 				l.beaten = time.Now()
 			} else {
-				l.commits++
+				l.commits += float64(1 + c.More)
 			}
 		}
 		l.bytes += float64(pieceSize(&p))

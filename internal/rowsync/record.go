@@ -112,6 +112,7 @@ func appendCommit(b []byte, c *engine.Commit) []byte {
 		at = c.Time.UnixNano()
 	}
 	b = binary.AppendVarint(b, at)
+	b = binary.AppendUvarint(b, uint64(c.More))
 	b = binary.AppendUvarint(b, uint64(len(c.Counters)))
 	for _, n := range c.Counters {
 		b = appendName(appendText(b, n.Kind), n.Name)
@@ -287,6 +288,7 @@ func (d *decoder) commit() *engine.Commit {
 	if at != math.MinInt64 {
 		c.Time = time.Unix(0, at).UTC()
 	}
+	c.More = int64(d.uvarint() & math.MaxInt64)
 	for range d.count(5) {
 		c.Counters = append(c.Counters, engine.Counter{Kind: d.text(), Name: d.name(), Column: d.text(), Value: d.text()})
 	}

@@ -251,6 +251,9 @@ type Commit struct {
 	Pos      Pos
 	Time     time.Time // of the commit, by the source's clock
 	Counters []Counter // where the driver has them at hand; nil otherwise
+	// More is how many transactions of the source the piece holds beside this one: a
+	// driver may hand over several small ones together.
+	More int64
 }
 
 // Change is the state of one key after a change.

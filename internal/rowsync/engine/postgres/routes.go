@@ -65,6 +65,9 @@ func (f *feed) commit(m message) error {
 		f.changes, f.bytes = nil, 0
 		return f.send(p)
 	case len(f.changes) > 0: // its own, or those of transactions before it
+		if f.last != nil {
+			c.More = f.last.More + 1
+		}
 		f.whole, f.last = len(f.changes), c
 	case f.marked:
 		return f.send(engine.Piece{Heartbeat: c})

@@ -137,11 +137,20 @@ func (r *rows) watch() (stop func(error)) {
 	}
 }
 
-// failedRows tells of a database whose work could not begin.
-func failedRows(db *config.Database, show func(Progress), begun time.Time, err error) {
-	if show != nil {
-		show(Progress{Server: dr.ServerName(db.Name), Started: begun, Finished: true, Phase: "failed", Err: err})
+// withRows does work on a database and tells of its progress.
+func withRows(ctx context.Context, db *config.Database, store string, show func(Progress), work func(*rows) error) error {
+	begun := time.Now()
+	r, err := openRows(ctx, db, store, show)
+	if err != nil {
+		if show != nil {
+			show(Progress{Server: dr.ServerName(db.Name), Started: begun, Finished: true, Phase: "failed", Err: err})
+		}
+		return err
 	}
+	stop := r.watch()
+	err = errors.Join(work(r), r.Close())
+	stop(err)
+	return err
 }
 
 func choosePhase(err error) string {
@@ -199,17 +208,11 @@ type TableRun struct {
 func replicateRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseRun) {
 	res = DatabaseRun{Database: db.Name, Engine: db.Engine, Outcome: dr.NotDone}
 	begun := time.Now()
-	r, err := openRows(ctx, db, store, show)
-	if err == nil {
-		stop := r.watch()
-		var got rowsync.Result
-		got, err = r.Pass(ctx)
+	err := withRows(ctx, db, store, show, func(r *rows) error {
+		got, err := r.Pass(ctx)
 		res.take(got)
-		err = errors.Join(err, r.Close())
-		stop(err)
-	} else {
-		failedRows(db, show, begun, err)
-	}
+		return err
+	})
 	res.Duration = time.Since(begun)
 	if err != nil {
 		res.Err, res.Hint = err.Error(), hintOf(err)

@@ -2,7 +2,6 @@ package protect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -42,18 +41,13 @@ type TablePlan struct {
 func planRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res RowsPlan) {
 	res = RowsPlan{Database: db.Name, Engine: db.Engine}
 	begun := time.Now()
-	r, err := openRows(ctx, db, store, show)
-	if err == nil {
-		stop := r.watch()
-		var got rowsync.Assessment
-		if got, err = r.Assess(ctx); err == nil {
+	err := withRows(ctx, db, store, show, func(r *rows) error {
+		got, err := r.Assess(ctx)
+		if err == nil {
 			res.take(got)
 		}
-		err = errors.Join(err, r.Close())
-		stop(err)
-	} else {
-		failedRows(db, show, begun, err)
-	}
+		return err
+	})
 	res.Duration = time.Since(begun)
 	if err != nil {
 		res.Err, res.Hint = err.Error(), hintOf(err)

@@ -2,7 +2,6 @@ package protect
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -48,17 +47,11 @@ func (d RowDifference) String() string {
 func verifyRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseVerify) {
 	res = DatabaseVerify{Database: db.Name, Outcome: dr.Unknown}
 	begun := time.Now()
-	r, err := openRows(ctx, db, store, show)
-	if err == nil {
-		stop := r.watch()
-		var got rowsync.Verification
-		got, err = r.Verify(ctx)
+	err := withRows(ctx, db, store, show, func(r *rows) error {
+		got, err := r.Verify(ctx)
 		res.take(got)
-		err = errors.Join(err, r.Close())
-		stop(err)
-	} else {
-		failedRows(db, show, begun, err)
-	}
+		return err
+	})
 	res.Duration = time.Since(begun)
 	if err != nil {
 		res.Outcome, res.Err, res.Hint = dr.Unknown, err.Error(), hintOf(err)

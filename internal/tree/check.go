@@ -131,6 +131,9 @@ func (c *Check) entry(ctx context.Context, dir int, path, name string, row *know
 	}
 	c.entries.Add(1)
 	kinds := rowDifferences(&row.entry, &st)
+	if len(kinds) > 0 && c.touched(full) {
+		kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "time" })
+	}
 	if kindOf(st.Mode) == unix.S_IFREG && kindOf(row.mode) == unix.S_IFREG && row.ctimeSec != 0 && uint64(st.Size) == row.size {
 		same, err := c.content(ctx, dir, name, &st, row.digest)
 		switch {
@@ -148,6 +151,27 @@ func (c *Check) entry(ctx context.Context, dir int, path, name string, row *know
 		c.differ(full, kinds...)
 	}
 	return kindOf(st.Mode) == unix.S_IFDIR, nil
+}
+
+// touched reports whether a directory has another time because of what a pass added.
+func (c *Check) touched(path string) bool {
+	for _, ours := range c.Ours {
+		dir, name := split(ours)
+		if dir != path {
+			continue
+		}
+		fd, err := openDir(c.Root, dir)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		err = lstat(fd, name, &st)
+		unix.Close(fd)
+		if err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // rowDifferences names in what an entry is not as the catalog has it. A row without

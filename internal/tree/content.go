@@ -1,6 +1,8 @@
 package tree
 
 import (
+	"bytes"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
@@ -32,39 +34,86 @@ func (c *contentReader) read(sparse bool) error {
 
 // segments calls data for each stretch of an open file of size bytes that holds
 // data, and hole with the end of each that does not, in order. data returns false
-// to stop. A file that is not sparse is one stretch.
+// to stop. A file that is not sparse is one stretch. Blocks of zeros at the ends of a
+// stretch of a sparse file count as holes: whether the kernel shows such as data
+// depends on what has been written back.
 func segments(fd int, size int64, sparse bool, data func(pos, end int64) (bool, error), hole func(end int64)) error {
+	told := int64(0)
 	for pos := int64(0); pos < size; {
-		end := size
+		start, end, stillSparse := pos, size, false
 		if sparse {
-			start, err := unix.Seek(fd, pos, unix.SEEK_DATA)
-			switch {
-			case err == unix.ENXIO:
-				start = size
-			case err != nil: // a filesystem that cannot tell has no holes to show
-				start, sparse = pos, false
-			}
-			start = min(start, size)
-			if start > pos {
-				hole(start)
-				pos = start
-			}
-			if pos == size {
-				return nil
-			}
-			if sparse {
-				if end, err = unix.Seek(fd, pos, unix.SEEK_HOLE); err != nil || end <= pos || end > size {
-					end = size
-				}
+			if start, end, stillSparse = nextData(fd, pos, size); start == size {
+				break
 			}
 		}
-		more, err := data(pos, end)
+		sparse, pos = stillSparse, end
+		if sparse {
+			if start, end = trimZeros(fd, start, end); start == end {
+				continue
+			}
+		}
+		if start > told {
+			hole(start)
+		}
+		more, err := data(start, end)
 		if err != nil || !more {
 			return err
 		}
-		pos = end
+		told = end
+	}
+	if told < size {
+		hole(size)
 	}
 	return nil
+}
+
+// nextData returns the first stretch of data from pos on; start is size where there is
+// none. A filesystem that cannot tell has no holes to show.
+func nextData(fd int, pos, size int64) (start, end int64, sparse bool) {
+	start, err := unix.Seek(fd, pos, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		return size, size, true
+	case err != nil:
+		return pos, size, false
+	}
+	if start = min(start, size); start == size {
+		return size, size, true
+	}
+	if end, err = unix.Seek(fd, start, unix.SEEK_HOLE); err != nil || end <= start || end > size {
+		end = size
+	}
+	return start, end, true
+}
+
+// holeBlock is the size in bytes, and the alignment, of what can be a hole.
+const holeBlock = 4096
+
+var zeroBlock [holeBlock]byte
+
+// trimZeros takes blocks of zeros off the ends of a stretch. What cannot be read is
+// left for the reader to meet.
+func trimZeros(fd int, start, end int64) (int64, int64) {
+	var buf [holeBlock]byte
+	zero := func(from, to int64) bool {
+		n, err := readFull(fd, buf[:to-from], from)
+		return err == nil && int64(n) == to-from && bytes.Equal(buf[:n], zeroBlock[:n])
+	}
+	for start < end {
+		from := (end - 1) / holeBlock * holeBlock
+		if from = max(from, start); !zero(from, end) {
+			break
+		}
+		end = from
+	}
+	for start < end {
+		to := min((start/holeBlock+1)*holeBlock, end)
+		if !zero(start, to) {
+			break
+		}
+		start = to
+	}
+	return start, end
 }
 
 // hole adds the stretch up to end.

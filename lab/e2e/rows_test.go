@@ -49,7 +49,7 @@ func TestDatabases(t *testing.T) {
 		}
 	}
 	const orders = "SELECT count(*), md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o"
-	const readings = "SELECT count(*), sum(crc32(concat_ws(',', id, at, sensor, value))) FROM readings WHERE id <= 10000 OR id >= 900000"
+	const readings = "SELECT count(*), sum(crc32(concat_ws(0x2c, id, at, sensor, value))) FROM readings WHERE id <= 10000 OR id >= 900000"
 	for _, c := range []struct {
 		server, there string
 		here          []string

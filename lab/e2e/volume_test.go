@@ -63,8 +63,8 @@ func TestVolumeSnapshots(t *testing.T) {
 		t.Errorf("volumes after the pass: %s", left)
 	}
 	mon := w.points(t, store, "mon1")[0]
-	if !mon.Manifest.Facts.Uefi {
-		t.Error("mon1 does not tell that it booted by UEFI")
+	if facts, err := mon.Facts(); err != nil || !facts.Uefi {
+		t.Errorf("mon1 does not tell that it booted by UEFI: %v", err)
 	}
 	esp, err := os.ReadFile(filepath.Join(w.clone(t, store, mon, true).Root("/boot/efi"), "EFI/BOOT/BOOTX64.EFI"))
 	if err != nil || string(esp[:2]) != "MZ" {

@@ -244,6 +244,13 @@ func (p *Pass) finish() error {
 	for _, path := range touched {
 		err = errors.Join(err, p.mend(path))
 	}
+	for _, path := range p.Only {
+		// Its own state stands in a page of its parent, which was not carried: the two
+		// must agree.
+		if e := p.asNoted(path); !errors.Is(e, unix.ENOENT) {
+			err = errors.Join(err, e)
+		}
+	}
 	return errors.Join(err, p.Catalog.commit(p.sync))
 }
 
@@ -256,6 +263,11 @@ func (p *Pass) mend(path string) error {
 	if m != nil {
 		return p.applySelf(path, m)
 	}
+	return p.asNoted(path)
+}
+
+// asNoted gives a directory the times that the catalog has of it, if it has.
+func (p *Pass) asNoted(path string) error {
 	dir, name := split(path)
 	rows, err := p.Catalog.between(keyOf(dir), []byte(name), append([]byte(name), 0), name == "")
 	if err != nil {

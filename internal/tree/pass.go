@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,7 +171,7 @@ func (p *Pass) run(ctx context.Context) error {
 		if err := p.Catalog.commit(p.sync); err != nil {
 			return err
 		}
-		only = p.lost
+		only = topmost(p.lost)
 	}
 	for _, c := range p.copies {
 		if err := c.last(ctx); err != nil {
@@ -178,6 +179,27 @@ func (p *Pass) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// topmost returns the directories that lie in no other of them, each once: a scan goes
+// into all that is below, and two jobs for one entry would be in each other's way.
+func topmost(dirs []string) (out []string) {
+	in := map[string]bool{}
+	for _, d := range dirs {
+		in[d] = true
+	}
+	for d := range in {
+		covered := false
+		for up := d; up != "" && !covered; {
+			up, _ = split(up)
+			covered = in[up]
+		}
+		if !covered {
+			out = append(out, d)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // maxRounds bounds the scans of one pass: a second one only happens where the

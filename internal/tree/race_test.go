@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -109,6 +110,19 @@ func TestKilledAfterRemoval(t *testing.T) {
 
 // TestReplicaLostDirectory removes a directory behind Leeward's back, of which only
 // something deep inside changes.
+func TestTopmost(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"a/b a a/b/c a a-b", "a a-b"}, {"x/y x/z", "x/y x/z"}, {"a/b/c a/b/c", "a/b/c"},
+	} {
+		if got := strings.Join(topmost(strings.Fields(c.in)), " "); got != c.want {
+			t.Errorf("of %s: %s, want %s", c.in, got, c.want)
+		}
+	}
+	if got := topmost([]string{"a", "", "b/c"}); len(got) != 1 || got[0] != "" {
+		t.Errorf("below the root: %q", got)
+	}
+}
+
 func TestReplicaLostDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.sh(`mkdir -p a/b/c; echo one > a/b/c/f; echo two > a/g; echo three > a/b/h; chmod 711 a a/b`)

@@ -40,7 +40,9 @@ func TestWitnesses(t *testing.T) {
 	w.quiet(t, servers...)
 	w.in(t, "db1", `pg_ctlcluster $(ls /etc/postgresql) main stop`)
 	w.in(t, "db2", `mariadb-admin shutdown`)
+	w.in(t, "web1", `nginx -s quit`) // mon1 asks it now and then, and it logs that
 	t.Cleanup(func() {
+		w.in(t, "web1", `nginx`)
 		w.in(t, "db1", `pg_ctlcluster $(ls /etc/postgresql) main start`)
 		w.in(t, "db2", background("mariadb", "mariadbd --user=mysql")+`
 for n in $(seq 100); do if mariadb-admin ping > /dev/null 2>&1; then break; fi; sleep 0.2; done`)

@@ -12,7 +12,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 	"github.com/leeward-dr/leeward/internal/rowsync/engine/enginetest"
-	"github.com/leeward-dr/leeward/internal/rowsync/engine/mssql"
+	"github.com/leeward-dr/leeward/internal/rowsync/selftest"
 )
 
 // selftestResult is what the suite found at a user's servers.
@@ -57,13 +57,9 @@ func runSelftest(ctx context.Context, c *call) error {
 		source.Password = strings.TrimRight(string(b), "\r\n")
 		target.Password = source.Password
 	}
-	f := mssqlSuite(source, target)
-	shapes, lacking, err := mssql.PossibleShapes(ctx, source)
+	f, lacking, err := selftest.MSSQL(ctx, source, target)
 	if err != nil {
 		return err
-	}
-	for _, s := range shapes {
-		f.Shapes = append(f.Shapes, enginetest.Shape(s))
 	}
 	res := &selftestResult{Engine: "mssql", LeftOut: lacking}
 	var parts []dr.Outcome
@@ -71,7 +67,7 @@ func runSelftest(ctx context.Context, c *call) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		one := selftest(ctx, f, k)
+		one := selftestOne(ctx, f, k)
 		res.Cases = append(res.Cases, one)
 		if one.Outcome != dr.Unknown {
 			parts = append(parts, one.Outcome)
@@ -81,7 +77,7 @@ func runSelftest(ctx context.Context, c *call) error {
 	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderSelftest(w, res) })
 }
 
-func selftest(ctx context.Context, f enginetest.Factory, k enginetest.Case) selftestCase {
+func selftestOne(ctx context.Context, f enginetest.Factory, k enginetest.Case) selftestCase {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, caseLimit)
 	defer cancel()
@@ -117,28 +113,4 @@ func renderSelftest(w io.Writer, res *selftestResult) {
 		fmt.Fprintf(w, "left out, as this server cannot make it: %s\n", clean(l))
 	}
 	fmt.Fprintf(w, "%s proven on this server, %d failed, %d left out\n", count(n[dr.Done], "case"), n[dr.NotDone], n[dr.Unknown])
-}
-
-// mssqlSuite is what the suite needs to run in scratch databases of two servers.
-func mssqlSuite(source, target engine.Options) enginetest.Factory {
-	return enginetest.Factory{
-		Driver: mssql.Driver{},
-		Scratch: func(ctx context.Context) (enginetest.Scratch, error) {
-			s, err := mssql.NewScratch(ctx, source, target)
-			if err != nil {
-				return enginetest.Scratch{}, err
-			}
-			connect := func(o engine.Options) func(context.Context) (enginetest.Session, error) {
-				return func(ctx context.Context) (enginetest.Session, error) { return mssql.Connect(ctx, o) }
-			}
-			return enginetest.Scratch{
-				Source: enginetest.End{Options: s.Source, Connect: connect(s.Source)},
-				Target: enginetest.End{Options: s.Target, Connect: connect(s.Target)},
-				Close:  s.Close,
-			}, nil
-		},
-		Dialect: enginetest.Dialect{Begin: mssql.Begin, Savepoint: mssql.Savepoint, RollbackTo: mssql.RollbackTo,
-			Identity: mssql.Identity, Objects: mssql.Objects()},
-		Expire: func(ctx context.Context, s enginetest.Scratch) error { return mssql.Expire(ctx, s.Source.Options) },
-	}
 }

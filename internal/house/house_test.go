@@ -40,6 +40,7 @@ var order = []string{
 	"internal/adapt",
 	"internal/replica",
 	"internal/rowsync",
+	"internal/rowsync/selftest",
 	"internal/rowsync/engine/enginetest",
 	"internal/rowsync/engine/mssql",
 	"internal/rowsync/engine/postgres",

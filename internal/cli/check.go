@@ -13,6 +13,9 @@ import (
 
 // checkPoints is verify --point.
 func (c *call) checkPoints(ctx context.Context, e *config.Estate, selected []dr.ServerName, which string) error {
+	if err := c.needServers(selected); err != nil {
+		return err
+	}
 	p := c.startProgress("verify", selected)
 	res, err := protect.CheckPoints(ctx, protect.Options{Estate: e, Names: selected, Progress: p.Report}, which)
 	p.Close()
@@ -42,9 +45,7 @@ func renderChecks(w io.Writer, res *protect.PointsResult) {
 		parts = append(parts, s.Outcome)
 	}
 	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, s := range res.Servers {
 		renderServerChecks(w, s)
 	}

@@ -15,6 +15,9 @@ func runClean(ctx context.Context, c *call) error {
 		return err
 	}
 	e, selected, err := c.carried(names)
+	if err == nil {
+		err = c.needServers(selected)
+	}
 	if err != nil {
 		return err
 	}

@@ -186,6 +186,16 @@ func (c *call) estate(names []string) (*config.Estate, []dr.ServerName, error) {
 	return e, selected, nil
 }
 
+// needServers refuses a choice without a server, for commands that know nothing of
+// databases: to those below them no server would mean all.
+func (c *call) needServers(selected []dr.ServerName) error {
+	if len(selected) > 0 {
+		return nil
+	}
+	return &configError{dr.WithHint(fmt.Errorf("%s is of servers, and none is chosen", c.command.name),
+		"name servers, or groups with servers in them; a database has no part in this")}
+}
+
 // carried is estate for commands that read the sources: it refuses servers that
 // this version cannot read.
 func (c *call) carried(names []string) (*config.Estate, []dr.ServerName, error) {

@@ -33,6 +33,18 @@ func writeEstate(t *testing.T, text string) string {
 
 const small = "estate: a\ntarget: {store: no-such-store}\nservers: [{name: web1}, {name: db1, capture: qemu}]\n"
 
+// A database alone is no choice for commands that are of servers: they would take it
+// for all of them.
+func TestNeedServers(t *testing.T) {
+	file := writeEstate(t, small+"databases: [{name: shop, engine: postgres, source: {dsn: a}, target: {dsn: b}}]\n")
+	for _, command := range []string{"clean", "drill", "points"} {
+		code, out, errw := run(t, t.Context(), command, "shop", "-c", file)
+		if code != 2 || out != "" || !strings.Contains(errw, command+" is of servers, and none is chosen") {
+			t.Errorf("%s shop: code %d, %q, %q", command, code, out, errw)
+		}
+	}
+}
+
 func TestUsage(t *testing.T) {
 	file := writeEstate(t, small)
 	broken := writeEstate(t, small+"sever: 1\nsevers: 2\n")

@@ -26,17 +26,12 @@ func renderDatabaseRuns(w io.Writer, runs []protect.DatabaseRun) {
 	t := table{right: map[int]bool{2: true, 3: true, 4: true, 5: true, 6: true, 7: true}}
 	t.row("database", "outcome", "took", "compared", "sent", "deleted", "followed", "behind")
 	for _, d := range runs {
-		var compared, sent, deleted int64
-		for _, x := range d.Tables {
-			compared, sent, deleted = compared+x.Compared, sent+x.Sent, deleted+x.Deleted
-		}
-		t.row(d.Database, d.Outcome.String(), span(d.Duration), rowWords(compared), rowWords(sent), rowWords(deleted),
+		sum := d.Rows()
+		t.row(d.Database, d.Outcome.String(), span(d.Duration), rowWords(sum.Compared), rowWords(sum.Sent), rowWords(sum.Deleted),
 			count(int(d.Changes), "change"), choose(d.Outcome == dr.Done, span(d.Lag), "-"))
 	}
 	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, d := range runs {
 		renderDatabaseRun(w, d)
 	}
@@ -71,9 +66,7 @@ func renderDatabaseVerifies(w io.Writer, all []protect.DatabaseVerify) (parts []
 		parts = append(parts, d.Outcome)
 	}
 	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, d := range all {
 		renderDatabaseVerify(w, d)
 	}
@@ -113,9 +106,7 @@ func renderRowsPlan(w io.Writer, d protect.RowsPlan) {
 	for _, x := range d.Tables {
 		t.row(clean(x.Table), estimate(x.Rows), "here "+estimate(x.TargetRows), fmt.Sprintf("about %.0f %% differ", 100*x.Share))
 	}
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, in+l)
-	}
+	t.print(w, in)
 	if len(d.Missing) > 0 {
 		fmt.Fprintf(w, "%sto be made at the target: %s\n", in, clean(strings.Join(d.Missing, ", ")))
 	}
@@ -154,9 +145,7 @@ func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
 			choose(s.LastVerified.IsZero(), "never", s.LastVerified.Format(time.RFC3339)))
 	}
 	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, s := range all {
 		if s.Err != "" || len(s.Stopped) > 0 {
 			fmt.Fprintf(w, "\n%s\n", s.Database)

@@ -59,6 +59,9 @@ func runDrill(ctx context.Context, c *call) error {
 		return usagef("firmware %q: want bios or uefi", f.firmware)
 	}
 	e, selected, err := c.estate(names)
+	if err == nil {
+		err = c.needServers(selected)
+	}
 	if err != nil {
 		return err
 	}
@@ -289,9 +292,7 @@ func renderDrill(w io.Writer, res *drillResult) {
 		parts = append(parts, r.Outcome)
 	}
 	fmt.Fprintln(w)
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, r := range res.Servers {
 		renderServerDrill(w, r)
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -118,6 +119,13 @@ type table struct {
 }
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+
+// print writes the rows, each behind in.
+func (t *table) print(w io.Writer, in string) {
+	for _, l := range t.lines() {
+		fmt.Fprintln(w, in+l)
+	}
+}
 
 func (t *table) lines() []string {
 	var width []int

@@ -34,9 +34,7 @@ type overviewDatabase struct {
 // Rows counts what the comparison did, over all tables.
 func (d *overviewDatabase) Rows() (sum protect.TableRun) {
 	if d.Compared != nil {
-		for _, t := range d.Compared.Tables {
-			sum.Compared, sum.Sent, sum.Deleted = sum.Compared+t.Compared, sum.Sent+t.Sent, sum.Deleted+t.Deleted
-		}
+		sum = d.Compared.Rows()
 	}
 	return sum
 }

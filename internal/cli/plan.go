@@ -170,9 +170,7 @@ func renderServerPlan(w io.Writer, s protect.ServerPlan) {
 	for _, f := range s.Filesystems {
 		t.row(clean(f.MountPoint), f.Type, size(f.Used)+" of "+size(f.Size), choose(f.Inodes > 0, entries(f.Inodes, ""), ""), clean(f.Capture))
 	}
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, in+l)
-	}
+	t.print(w, in)
 	fmt.Fprintf(w, "%sto carry %s, %s\n", in, size(s.Bytes), etaWords(s.ETA))
 	for _, d := range s.Databases {
 		fmt.Fprintf(w, "%sdatabase %s in %s: %s\n", in, d.Engine, clean(d.DataDir), clean(d.Decision))

@@ -41,6 +41,9 @@ func runPoints(ctx context.Context, c *call) error {
 		return err
 	}
 	e, selected, err := c.estate(names)
+	if err == nil {
+		err = c.needServers(selected)
+	}
 	if err != nil {
 		return err
 	}
@@ -95,9 +98,7 @@ func renderPoints(w io.Writer, res *pointList, now time.Time) {
 			t.row(string(s.Server), "none")
 		}
 	}
-	for _, l := range t.lines() {
-		fmt.Fprintln(w, l)
-	}
+	t.print(w, "")
 	for _, s := range res.Servers {
 		if s.Err != "" {
 			fmt.Fprintf(w, "\n%s\n", s.Server)

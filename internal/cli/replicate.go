@@ -53,9 +53,7 @@ func renderRun(w io.Writer, res *protect.RunResult) {
 	}
 	if len(res.Servers) > 0 {
 		fmt.Fprintln(w)
-		for _, l := range t.lines() {
-			fmt.Fprintln(w, l)
-		}
+		t.print(w, "")
 	}
 	for _, s := range res.Servers {
 		renderServerRun(w, s)

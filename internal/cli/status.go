@@ -134,9 +134,7 @@ func renderStatus(w io.Writer, res *statusResult) {
 			string(s.Newest.Consistency), string(s.Newest.ID), drillWords(s))
 	}
 	if len(res.Servers) > 0 {
-		for _, l := range t.lines() {
-			fmt.Fprintln(w, l)
-		}
+		t.print(w, "")
 	}
 	renderRowsStatus(w, res.Databases)
 	for _, s := range res.Servers {

@@ -50,9 +50,7 @@ func renderVerify(w io.Writer, res *protect.VerifyResult) {
 	}
 	if len(res.Servers) > 0 {
 		fmt.Fprintln(w)
-		for _, l := range t.lines() {
-			fmt.Fprintln(w, l)
-		}
+		t.print(w, "")
 	}
 	for _, s := range res.Servers {
 		renderServerVerify(w, s)

@@ -20,6 +20,7 @@ type meter struct {
 	mu      sync.Mutex
 	now     Progress
 	parts   []*tree.Progress
+	more    func(*Progress) // adds what is known elsewhere; may be nil
 	src     *source
 	pastIn  int64 // of connections that are over
 	pastOut int64
@@ -82,6 +83,13 @@ func (m *meter) watch(src *source) {
 	m.src = src
 }
 
+// follow has f add what is known elsewhere from now on.
+func (m *meter) follow(f func(*Progress)) {
+	m.mu.Lock()
+	m.more = f
+	m.mu.Unlock()
+}
+
 // settle adds what the last connection carried to the past. m.mu is held.
 func (m *meter) settle() {
 	if m.src != nil {
@@ -117,6 +125,9 @@ func (m *meter) snapshot() Progress {
 	if m.src != nil {
 		in, out := m.src.wire()
 		s.WireIn, s.WireOut = s.WireIn+in, s.WireOut+out
+	}
+	if m.more != nil {
+		m.more(&s)
 	}
 	return s
 }

@@ -36,14 +36,6 @@ func driver(name string) (engine.Driver, error) {
 	return nil, fmt.Errorf("there is no driver for the engine %q", name)
 }
 
-// rows is the work on one database: what servers have in serverPass.
-type rows struct {
-	*rowsync.Replicator
-	db    *config.Database
-	show  func(Progress)
-	begun time.Time
-}
-
 // rowsConfig is how a database is replicated. store is where the data of the target's
 // store is.
 func rowsConfig(ctx context.Context, db *config.Database, store string) (c rowsync.Config, err error) {
@@ -67,19 +59,16 @@ func rowsConfig(ctx context.Context, db *config.Database, store string) (c rowsy
 }
 
 // openRows makes ready to work on a database; nobody is reached yet.
-func openRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (*rows, error) {
+func openRows(ctx context.Context, db *config.Database, store string) (*rowsync.Replicator, error) {
 	c, err := rowsConfig(ctx, db, store)
 	if err != nil {
 		return nil, err
 	}
 	r, err := rowsync.New(c)
 	if errors.Is(err, rowsync.ErrBusy) {
-		return nil, dr.WithHint(err, "wait until the other Leeward is done, or stop it")
+		err = dr.WithHint(err, "wait until the other Leeward is done, or stop it")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &rows{Replicator: r, db: db, show: show, begun: time.Now()}, nil
+	return r, err
 }
 
 // password fetches the secret of an end from its place.
@@ -109,60 +98,25 @@ func password(ctx context.Context, e config.Endpoint) (string, error) {
 	return "", nil
 }
 
-// watch tells of the progress until stop is called with how the work ended.
-func (r *rows) watch() (stop func(error)) {
-	if r.show == nil {
-		return func(error) {}
-	}
-	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		t := time.NewTicker(showEvery)
-		defer t.Stop()
-		for {
-			r.show(r.progress())
-			select {
-			case <-quit:
-				return
-			case <-t.C:
-			}
-		}
-	}()
-	return func(err error) {
-		close(quit)
-		<-done
-		p := r.progress()
-		p.Finished, p.Err, p.Note, p.Phase = true, err, "", choosePhase(err)
-		r.show(p)
-	}
-}
-
 // withRows does work on a database and tells of its progress.
-func withRows(ctx context.Context, db *config.Database, store string, show func(Progress), work func(*rows) error) error {
-	begun := time.Now()
-	r, err := openRows(ctx, db, store, show)
-	if err != nil {
-		if show != nil {
-			show(Progress{Server: dr.ServerName(db.Name), Started: begun, Finished: true, Phase: "failed", Err: err})
-		}
-		return err
+func withRows(ctx context.Context, db *config.Database, store string, show func(Progress), work func(*rowsync.Replicator) error) error {
+	var m meter
+	m.begin(show, dr.ServerName(db.Name))
+	r, err := openRows(ctx, db, store)
+	if err == nil {
+		m.follow(func(p *Progress) { rowProgress(r.Progress(), p) })
+		err = errors.Join(work(r), r.Close())
 	}
-	stop := r.watch()
-	err = errors.Join(work(r), r.Close())
-	stop(err)
+	m.end(err)
 	return err
 }
 
-func choosePhase(err error) string {
-	if err != nil {
-		return "failed"
+// rowProgress adds how far a database is.
+func rowProgress(now rowsync.Progress, p *Progress) {
+	p.Unit = "row"
+	if !p.Finished {
+		p.Phase, p.Note = string(now.Step), now.Waiting
 	}
-	return "done"
-}
-
-func (r *rows) progress() Progress {
-	now := r.Replicator.Progress()
-	p := Progress{Server: dr.ServerName(r.db.Name), Phase: string(now.Step), Unit: "row", Started: r.begun, Note: now.Waiting}
 	known := true
 	for _, t := range now.Tables {
 		p.Examined += t.Compared
@@ -174,7 +128,6 @@ func (r *rows) progress() Progress {
 		p.Entries = 0
 	}
 	p.FilesDone += now.Changes
-	return p
 }
 
 // DatabaseRun is how the pass of one database ended.
@@ -204,11 +157,19 @@ type TableRun struct {
 	Deleted  int64  `json:"deleted"`
 }
 
+// Rows is what the comparison did to all tables together.
+func (d *DatabaseRun) Rows() (sum TableRun) {
+	for _, t := range d.Tables {
+		sum.Compared, sum.Sent, sum.Deleted = sum.Compared+t.Compared, sum.Sent+t.Sent, sum.Deleted+t.Deleted
+	}
+	return sum
+}
+
 // replicateRows makes one pass over a database.
 func replicateRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseRun) {
 	res = DatabaseRun{Database: db.Name, Engine: db.Engine, Outcome: dr.NotDone}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rows) error {
+	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
 		got, err := r.Pass(ctx)
 		res.take(got)
 		return err

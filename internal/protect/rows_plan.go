@@ -41,7 +41,7 @@ type TablePlan struct {
 func planRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res RowsPlan) {
 	res = RowsPlan{Database: db.Name, Engine: db.Engine}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rows) error {
+	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
 		got, err := r.Assess(ctx)
 		if err == nil {
 			res.take(got)

@@ -47,7 +47,7 @@ func (d RowDifference) String() string {
 func verifyRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseVerify) {
 	res = DatabaseVerify{Database: db.Name, Outcome: dr.Unknown}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rows) error {
+	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
 		got, err := r.Verify(ctx)
 		res.take(got)
 		return err

@@ -20,16 +20,16 @@ type Database struct {
 	Target string `json:"target"`
 }
 
-// databases are those of the named servers.
-func databases(has func(server string) bool) (out []Database) {
-	for _, d := range []Database{
-		{Name: "shop", Engine: "postgres", Server: "db1",
-			Source: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", Target: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable"},
-		{Name: "plant", Engine: "mariadb", Server: "db2",
-			Source: "leeward@tcp(10.10.0.14:3306)/plant", Target: "leeward@tcp(127.0.0.1:3306)/plant"},
-	} {
-		if has(d.Server) {
-			out = append(out, d)
+// databases are those that servers have.
+func databases(specs []Spec) (out []Database) {
+	for _, s := range specs {
+		switch s.Name {
+		case "db1":
+			const dsn = "postgres://leeward@%s:5432/shop?sslmode=disable"
+			out = append(out, Database{"shop", "postgres", s.Name, fmt.Sprintf(dsn, s.Address()), fmt.Sprintf(dsn, "127.0.0.1")})
+		case "db2":
+			const dsn = "leeward@tcp(%s:3306)/plant"
+			out = append(out, Database{"plant", "mariadb", s.Name, fmt.Sprintf(dsn, s.Address()), fmt.Sprintf(dsn, "127.0.0.1")})
 		}
 	}
 	return out

@@ -200,7 +200,7 @@ func newLab(specs []Spec, images map[string]*image, o Options) (*Lab, error) {
 			})
 		}
 		if !o.NoDatabases {
-			st.Databases = databases(func(name string) bool { return images[name] != nil })
+			st.Databases = databases(specs)
 		}
 	})
 	return l, err

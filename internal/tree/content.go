@@ -89,15 +89,13 @@ func nextData(fd int, pos, size int64) (start, end int64, sparse bool) {
 // holeBlock is the size in bytes, and the alignment, of what can be a hole.
 const holeBlock = 4096
 
-var zeroBlock [holeBlock]byte
-
 // trimZeros takes blocks of zeros off the ends of a stretch. What cannot be read is
 // left for the reader to meet.
 func trimZeros(fd int, start, end int64) (int64, int64) {
-	var buf [holeBlock]byte
+	var buf, zeros [holeBlock]byte
 	zero := func(from, to int64) bool {
 		n, err := readFull(fd, buf[:to-from], from)
-		return err == nil && int64(n) == to-from && bytes.Equal(buf[:n], zeroBlock[:n])
+		return err == nil && int64(n) == to-from && bytes.Equal(buf[:n], zeros[:n])
 	}
 	for start < end {
 		from := (end - 1) / holeBlock * holeBlock

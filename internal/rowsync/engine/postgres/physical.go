@@ -1,65 +1,89 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
 	"time"
 
+	"github.com/leeward-dr/leeward/internal/retry"
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
-// Physical keeps a standby of a whole cluster with PostgreSQL's own tools: exact,
-// with everything in it, and of the same major version. Connection strings given to
-// it stand in the arguments and files of those tools: a password belongs in a
-// passfile that they name.
-type Physical struct {
-	Primary string // of a role that may replicate; a superuser for Rewind
-	Slot    string // of the standby at its primary
-	Bin     string // directory of the tools at the standby's machine
-	Data    string // the standby's data directory
-	Options string // of the postgres command, for starting it
-	// Run runs a command at the standby's machine, as the owner of Data, and returns
-	// what it printed.
-	Run func(ctx context.Context, name string, args ...string) ([]byte, error)
+// standby keeps a copy of a whole cluster with PostgreSQL's own tools: pg_basebackup
+// with a replication slot, streaming, pg_promote, pg_rewind. It is exact, with
+// everything in it, and of the same major version.
+//
+// No password stands among arguments: the tools and the standby read the passfile
+// that is kept beside the data.
+type standby struct {
+	o    engine.PhysicalOptions
+	slot string
+	bin  string // found once
 }
 
-// PhysicalState is how far a standby is.
-type PhysicalState struct {
-	Streaming  bool
-	State      string        // as the primary calls it: streaming, catchup, backup
-	Sent       engine.Pos    // by the primary
-	Replayed   engine.Pos    // at the standby
-	Behind     int64         // bytes of WAL written and not replayed
-	ReplayLag  time.Duration // 0 where the primary is idle
-	SlotStatus string        // reserved, extended, unreserved or lost
+var _ engine.PhysicalDriver = Driver{}
+
+// Physical implements engine.PhysicalDriver.
+func (Driver) Physical(o engine.PhysicalOptions) (engine.Physical, error) {
+	for _, e := range []*engine.PhysicalEnd{&o.Source, &o.Target} {
+		if _, err := parse(e.Options); err != nil {
+			return nil, err
+		}
+	}
+	return &standby{o: o, slot: objectName(strings.TrimPrefix(o.Name, "leeward_")), bin: o.Target.Tools}, nil
 }
 
-// at opens the catalogue of a server of the pair.
-func (p *Physical) at(dsn string) (*pool, error) {
-	s, err := parse(engine.Options{DSN: dsn})
+// query runs one statement at an end.
+func query(ctx context.Context, o engine.Options, sql string, args ...string) ([][][]byte, error) {
+	s, err := parse(o)
 	if err != nil {
 		return nil, err
 	}
-	return newPool(s.session(nil)), nil
-}
-
-// query runs one statement at a server of the pair.
-func (p *Physical) query(ctx context.Context, dsn, sql string, args ...string) ([][][]byte, error) {
-	db, err := p.at(dsn)
-	if err != nil {
-		return nil, err
-	}
+	db := newPool(s.session(nil))
 	defer db.close()
 	return db.query(ctx, sql, args...)
 }
 
-func (p *Physical) run(ctx context.Context, tool string, args ...string) error {
-	out, err := p.Run(ctx, path.Join(p.Bin, tool), args...)
+// tool runs one of PostgreSQL's programs at the target, as the owner of the data. What
+// it says on either output is returned.
+func (p *standby) tool(ctx context.Context, name string, args ...string) (string, error) {
+	if p.o.Target.Run == nil {
+		return "", fmt.Errorf("run %s at the target: it is not known how: say server: with data: for the target in the configuration", name)
+	}
+	if err := p.find(ctx); err != nil {
+		return "", err
+	}
+	var out bytes.Buffer
+	err := p.o.Target.Run(ctx, nil, &out, append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh", path.Join(p.bin, name)}, args...)...)
 	if err != nil {
-		return fmt.Errorf("run %s: %w: %s", tool, err, tail(out))
+		return out.String(), fmt.Errorf("run %s: %w: %s", name, err, tail(out.Bytes()))
+	}
+	return out.String(), nil
+}
+
+// find looks for the programs of the source's version where Debian keeps them.
+func (p *standby) find(ctx context.Context) error {
+	if p.bin != "" {
+		return nil
+	}
+	const look = `d=$(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin 2>/dev/null | sort -V)
+v=$(cat "$1/PG_VERSION" 2>/dev/null); test -n "$v" || v=$2
+for x in $d; do case $x in */"$v"/*|*-"$v"/*) echo "$x"; exit;; esac; done; dirname "$(command -v pg_ctl)" || true`
+	version := ""
+	if rows, err := query(ctx, p.o.Source.Options, "SELECT current_setting('server_version_num')::int / 10000"); err == nil {
+		version = string(rows[0][0])
+	}
+	var out bytes.Buffer
+	if err := p.o.Target.Run(ctx, nil, &out, "sh", "-c", look, "sh", p.o.Target.Data, version); err != nil {
+		return fmt.Errorf("look for PostgreSQL's programs at the target: %w", err)
+	}
+	if p.bin = strings.TrimSpace(out.String()); p.bin == "" {
+		return fmt.Errorf("look for PostgreSQL's programs at the target: there are none; install PostgreSQL %s, or name their directory with server: tools:", version)
 	}
 	return nil
 }
@@ -73,184 +97,286 @@ func tail(b []byte) string {
 	return s
 }
 
-// Check tells what prevents or weakens a physical standby.
-func (p *Physical) Check(ctx context.Context) ([]engine.Finding, error) {
-	rows, err := p.query(ctx, p.Primary, `SELECT current_setting('wal_level'), current_setting('wal_log_hints'), current_setting('data_checksums'),
-		current_setting('full_page_writes'), (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user),
-		current_setting('server_version_num')::int / 10000, current_user,
-		(SELECT count(*) FROM pg_replication_slots) < current_setting('max_replication_slots')::int,
-		(SELECT count(*) FROM pg_stat_replication) + 1 < current_setting('max_wal_senders')::int,
-		COALESCE(current_setting('wal_keep_size', true), current_setting('wal_keep_segments', true)) IN ('0', '0MB') AND current_setting('archive_mode') = 'off'`)
-	if err != nil {
-		return nil, fmt.Errorf("check primary: %w", err)
+// files says what the data directory holds: nothing, part of a base backup, a standby,
+// or the data of a server that was no standby.
+func (p *standby) files(ctx context.Context) (string, error) {
+	const look = `cd "$1" 2>/dev/null || { echo nothing; exit; }
+test -n "$(ls -A)" || { echo nothing; exit; }
+test -s global/pg_control && { if test -e standby.signal; then echo standby; else echo data; fi; exit; }
+test -e backup_label -o -e backup_manifest.tmp -o -d pg_wal && { echo part; exit; }
+echo foreign`
+	var out bytes.Buffer
+	if err := p.o.Target.Run(ctx, nil, &out, "sh", "-c", look, "sh", p.o.Target.Data); err != nil {
+		return "", fmt.Errorf("look into %s at the target: %w", p.o.Target.Data, err)
 	}
-	var out []engine.Finding
-	add := func(when bool, s engine.Severity, object, text, remedy string) {
-		if when {
-			out = append(out, engine.Finding{Severity: s, Object: object, Text: text, Remedy: remedy})
+	return strings.TrimSpace(out.String()), nil
+}
+
+// State implements engine.Physical.
+func (p *standby) State(ctx context.Context) (engine.PhysicalState, error) {
+	st := engine.PhysicalState{Log: -1, Commits: -1, Unread: -1}
+	rows, err := query(ctx, p.o.Target.Options, `SELECT pg_is_in_recovery(), COALESCE(pg_last_wal_replay_lsn()::text, ''), COALESCE(pg_last_wal_receive_lsn()::text, ''),
+		COALESCE(extract(epoch FROM pg_last_xact_replay_timestamp())::float8, 0), COALESCE((SELECT status FROM pg_stat_wal_receiver), ''),
+		COALESCE((SELECT extract(epoch FROM last_msg_receipt_time) FROM pg_stat_wal_receiver)::float8, 0),
+		CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END`)
+	switch {
+	case err == nil:
+	case !engine.Temporary(err):
+		return st, fmt.Errorf("look at the target: %w", err)
+	case p.o.Target.Run == nil:
+		st.Phase, st.Trouble = engine.Down, err.Error()
+		return st, nil
+	default:
+		return p.silent(ctx, st, err)
+	}
+	v := rows[0]
+	st.Phase = engine.Leader
+	if !truth(v[0]) {
+		return st, nil
+	}
+	st.Phase, st.Applied, st.Following = engine.Replica, engine.Pos(v[1]), string(v[4]) == "streaming"
+	st.Newest, st.Heard = instant(v[3]), instant(v[5])
+	if at, err := parseLSN(string(v[1])); err == nil {
+		st.Log, st.Unread = int64(at), 0
+		if got, err := parseLSN(string(v[2])); err == nil && got > at {
+			st.Unread = int64(got - at)
 		}
 	}
-	v := rows[0]
-	add(string(v[0]) == "minimal", engine.Blocker, "wal_level", "it is minimal", "ALTER SYSTEM SET wal_level = 'replica', then restart the server")
-	add(string(v[1]) != "on" && string(v[2]) != "on", engine.Warning, "wal_log_hints", "neither it nor data checksums are on: pg_rewind cannot fail back, only a new base backup can",
-		"ALTER SYSTEM SET wal_log_hints = on, then restart the server")
-	add(string(v[3]) != "on", engine.Warning, "full_page_writes", "it is off: pg_rewind refuses to work, and a crash may tear pages", "ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf()")
-	add(!truth(v[4]), engine.Blocker, "role "+string(v[6]), "it may not replicate", "ALTER ROLE "+ident(string(v[6]))+" REPLICATION")
-	add(!truth(v[7]), engine.Blocker, "max_replication_slots", "no slot is free", "ALTER SYSTEM SET max_replication_slots = 20, then restart the server")
-	add(!truth(v[8]), engine.Blocker, "max_wal_senders", "fewer than two WAL senders are free", "ALTER SYSTEM SET max_wal_senders = 20, then restart the server")
-	add(truth(v[9]), engine.Warning, "wal_keep_size", "no WAL is kept beyond the last checkpoint: pg_rewind needs what lies between the last checkpoint both had and where they part",
-		"ALTER SYSTEM SET wal_keep_size = '2GB'; SELECT pg_reload_conf()")
-	tool, err := p.Run(ctx, path.Join(p.Bin, "postgres"), "--version")
-	if err != nil {
-		return out, fmt.Errorf("check standby: %w: %s", err, tail(tool))
-	}
-	add(!strings.Contains(string(tool), ") "+string(v[5])+"."), engine.Blocker, "version", "the standby has "+strings.TrimSpace(string(tool))+", the primary PostgreSQL "+string(v[5]),
-		"install PostgreSQL "+string(v[5])+" at the standby")
-	add(true, engine.Note, "collations", "a standby reads the primary's indexes with its own C library: where the two sort text differently they find too little", "keep the same release of libc and ICU at both")
-	return out, nil
-}
-
-// Seed makes the standby's data directory from the primary, and its slot there. The
-// directory must be empty or absent.
-func (p *Physical) Seed(ctx context.Context) error {
-	rows, err := p.query(ctx, p.Primary, "SELECT slot_type, active FROM pg_replication_slots WHERE slot_name = $1", p.Slot)
-	if err != nil {
-		return fmt.Errorf("seed standby: %w", err)
-	}
-	args := []string{"-d", p.Primary, "-D", p.Data, "-X", "stream", "-S", p.Slot, "-c", "fast", "-R", "--no-password"}
-	switch {
-	case len(rows) == 0:
-		args = append(args, "-C")
-	case string(rows[0][0]) != "physical":
-		return fmt.Errorf("seed standby: slot %s is a logical one", p.Slot)
-	case truth(rows[0][1]):
-		return &engine.TemporaryError{Err: fmt.Errorf("seed standby: slot %s is in use", p.Slot)}
-	}
-	return p.run(ctx, "pg_basebackup", args...)
-}
-
-// Start starts the server in Data and waits until it answers.
-func (p *Physical) Start(ctx context.Context) error {
-	return p.run(ctx, "pg_ctl", "start", "-w", "-s", "-t", "600", "-D", p.Data, "-l", path.Join(p.Data, "leeward.log"), "-o", p.Options)
-}
-
-// Stop ends the server in Data after a checkpoint.
-func (p *Physical) Stop(ctx context.Context) error {
-	return p.run(ctx, "pg_ctl", "stop", "-w", "-s", "-m", "fast", "-t", "600", "-D", p.Data)
-}
-
-// State reads at the primary how far the standby is.
-func (p *Physical) State(ctx context.Context) (PhysicalState, error) {
-	rows, err := p.query(ctx, p.Primary, `SELECT COALESCE(r.state, ''), COALESCE(r.sent_lsn::text, ''), COALESCE(r.replay_lsn::text, ''),
-		COALESCE(pg_current_wal_lsn() - COALESCE(r.replay_lsn, s.restart_lsn), -1)::int8, COALESCE(extract(epoch FROM r.replay_lag) * 1000000, 0)::int8,
-		COALESCE(to_jsonb(s) ->> 'wal_status', '') FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = $1`, p.Slot)
-	if err != nil {
-		return PhysicalState{}, fmt.Errorf("read state of standby: %w", err)
-	}
-	if len(rows) == 0 {
-		return PhysicalState{}, &engine.Expired{Cause: "the primary has no slot " + p.Slot}
-	}
-	v := rows[0]
-	st := PhysicalState{State: string(v[0]), Streaming: string(v[0]) == "streaming", Sent: engine.Pos(v[1]), Replayed: engine.Pos(v[2]),
-		Behind: count(v[3]), ReplayLag: time.Duration(count(v[4])) * time.Microsecond, SlotStatus: string(v[5])}
-	if st.SlotStatus == "lost" {
-		return st, &engine.Expired{Cause: "slot " + p.Slot + " was invalidated: it needed more WAL than max_slot_wal_keep_size allows"}
+	if truth(v[6]) {
+		st.Following, st.Trouble = false, paused
+	} else if !st.Following {
+		st.Trouble = "it does not receive from the source: see the target's log"
 	}
 	return st, nil
 }
 
-// Drain waits until the standby has replayed what the primary has now: after a
-// fence, everything.
-func (p *Physical) Drain(ctx context.Context) (engine.Pos, error) {
-	rows, err := p.query(ctx, p.Primary, "SELECT pg_current_wal_insert_lsn()")
+// paused is the trouble of a standby whose replay somebody has paused.
+const paused = "replay is paused"
+
+// silent is the state of a target that does not answer.
+func (p *standby) silent(ctx context.Context, st engine.PhysicalState, why error) (engine.PhysicalState, error) {
+	holds, err := p.files(ctx)
 	if err != nil {
-		return "", fmt.Errorf("drain to standby: %w", err)
+		return st, err
 	}
-	until, err := parseLSN(string(rows[0][0]))
+	switch holds {
+	case "nothing":
+	case "part":
+		st.Trouble = "a base backup was cut: it is made anew"
+	case "foreign":
+		return st, fmt.Errorf("look into %s at the target: it holds files that are no cluster of PostgreSQL; empty it, or name another directory", p.o.Target.Data)
+	default:
+		st.Phase, st.Trouble = engine.Down, why.Error()
+	}
+	return st, nil
+}
+
+func instant(b []byte) time.Time {
+	var sec float64
+	if _, err := fmt.Sscan(string(b), &sec); err != nil || sec == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(sec * 1e6)).UTC()
+}
+
+// Follow implements engine.Physical.
+func (p *standby) Follow(ctx context.Context, tell func(string)) ([]string, error) {
+	var did []string
+	for range 4 { // each turn changes the state it finds
+		st, err := p.State(ctx)
+		if err != nil {
+			return did, err
+		}
+		switch st.Phase {
+		case engine.Nothing:
+			tell("copying the whole server")
+			if err := p.seed(ctx); err != nil {
+				return did, err
+			}
+			did = append(did, "a base backup was made in "+p.o.Target.Data)
+		case engine.Down:
+			more, err := p.wake(ctx, st, tell)
+			if did = append(did, more...); err != nil {
+				return did, err
+			}
+		case engine.Leader:
+			tell("rewinding the old primary")
+			more, err := p.rejoin(ctx, true)
+			if did = append(did, more...); err != nil {
+				return did, err
+			}
+		case engine.Replica:
+			tell("following")
+			again, more, err := p.resume(ctx)
+			if did = append(did, more...); err != nil || !again {
+				return did, err
+			}
+		}
+	}
+	return did, errors.New("make the target follow: it does not come to rest; see the target's log")
+}
+
+// wake starts a standby that is down. A former primary becomes a standby first.
+func (p *standby) wake(ctx context.Context, st engine.PhysicalState, tell func(string)) (did []string, err error) {
+	if p.o.Target.Run != nil {
+		holds, err := p.files(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if holds == "data" && !strings.Contains(st.Trouble, "57P03") {
+			tell("rewinding the old primary")
+			if did, err = p.rejoin(ctx, false); err != nil {
+				return did, err
+			}
+		}
+	}
+	tell("starting the standby")
+	if err := p.start(ctx, st); err != nil {
+		return did, err
+	}
+	return append(did, "the server was started"), nil
+}
+
+// conninfo is how tools and the server at the target reach the source.
+func (p *standby) conninfo(ctx context.Context) (string, error) {
+	s, err := parse(p.o.Source.Options)
 	if err != nil {
 		return "", err
 	}
-	for {
-		st, err := p.State(ctx)
-		if err != nil {
-			return "", err
-		}
-		if at, err := parseLSN(string(st.Replayed)); err == nil && at >= until {
-			return engine.Pos(until.String()), nil
-		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("drain to standby: it is at %s of %s: %w", st.Replayed, until, ctx.Err())
-		case <-time.After(200 * time.Millisecond):
+	c := s.config
+	host, port := c.Host, fmt.Sprint(c.Port)
+	if a := p.o.Source.Address; a != "" {
+		if h, n, ok := strings.Cut(a, ":"); ok {
+			host, port = h, n
 		}
 	}
+	out := []string{"host=" + quoteInfo(host), "port=" + port, "user=" + quoteInfo(c.User), "dbname=" + quoteInfo(c.Database), "application_name=" + p.slot}
+	for k, v := range dsnParams(p.o.Source.DSN) {
+		if strings.HasPrefix(k, "ssl") || k == "channel_binding" || k == "gssencmode" || k == "connect_timeout" {
+			out = append(out, k+"="+quoteInfo(v))
+		}
+	}
+	if c.Password != "" {
+		if p.o.Target.Keep == nil {
+			return "", errors.New("keep the password of the source at the target: it is not known how: say server: with data: for the target in the configuration")
+		}
+		file := p.o.Target.Data + ".pgpass"
+		esc := strings.NewReplacer(`\`, `\\`, `:`, `\:`)
+		if err := p.o.Target.Keep(ctx, file, []byte("*:*:*:"+esc.Replace(c.User)+":"+esc.Replace(c.Password)+"\n")); err != nil {
+			return "", fmt.Errorf("keep the password of the source at the target: %w", err)
+		}
+		out = append(out, "passfile="+quoteInfo(file))
+	}
+	return strings.Join(out, " "), nil
 }
 
-// Promote makes the standby at dsn a primary, and a slot there for the old primary's
-// return. It may be called again.
-func (p *Physical) Promote(ctx context.Context, dsn string) ([]string, error) {
-	db, err := p.at(dsn)
+// seed makes the data directory by a base backup, and the slot at the source.
+func (p *standby) seed(ctx context.Context) error {
+	info, err := p.conninfo(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer db.close()
-	rows, err := db.query(ctx, "SELECT pg_is_in_recovery(), COALESCE(pg_last_wal_replay_lsn()::text, ''), COALESCE(pg_last_xact_replay_timestamp()::text, 'unknown')")
-	if err != nil {
-		return nil, fmt.Errorf("promote standby: %w", err)
+	if err := p.ensureSlot(ctx); err != nil {
+		return err
 	}
-	var evidence []string
-	if truth(rows[0][0]) {
-		evidence = append(evidence, fmt.Sprintf("replayed up to %s, the last transaction of %s", rows[0][1], rows[0][2]))
-		done, err := db.query(ctx, "SELECT pg_promote(true, 300)")
-		if err != nil {
-			return evidence, fmt.Errorf("promote standby: %w", err)
-		}
-		if !truth(done[0][0]) {
-			return evidence, &engine.TemporaryError{Err: errors.New("promote standby: it has not ended recovery within 300 s")}
-		}
+	if err := p.empty(ctx); err != nil {
+		return err
 	}
-	// A checkpoint on the new timeline: pg_rewind reads there where histories part.
-	if err := db.exec(ctx, "CHECKPOINT"); err != nil {
-		return evidence, fmt.Errorf("promote standby: %w", err)
+	_, err = p.tool(ctx, "pg_basebackup", "-d", info, "-D", p.o.Target.Data, "-X", "stream", "-S", p.slot, "-c", "fast", "-R", "--no-password")
+	if err != nil && !p.reachable(ctx) {
+		return &engine.TemporaryError{Err: err} // the link, not the tool
 	}
-	rows, err = db.query(ctx, "SELECT timeline_id, pg_is_in_recovery() FROM pg_control_checkpoint()")
-	if err != nil {
-		return evidence, fmt.Errorf("promote standby: %w", err)
-	}
-	evidence = append(evidence, fmt.Sprintf("a primary on timeline %s", rows[0][0]))
-	_, err = db.query(ctx, "SELECT pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1)", p.Slot)
-	if err != nil {
-		return evidence, fmt.Errorf("make slot %s at the new primary: %w", p.Slot, err)
-	}
-	return evidence, nil
+	return err
 }
 
-// Rewind turns the cluster in Data, which was a primary, into a standby of Primary:
-// what it wrote after the histories parted is taken back. It must have been stopped;
-// one that crashed is started and stopped by pg_rewind itself. What only it had is
-// lost: report it before. The server is started, and told its slot, at dsn.
-func (p *Physical) Rewind(ctx context.Context, dsn string) error {
-	err := p.run(ctx, "pg_rewind", "--target-pgdata", p.Data, "--source-server", p.Primary, "--write-recovery-conf")
-	if err != nil {
-		return err
+// reachable reports whether the source answers now.
+func (p *standby) reachable(ctx context.Context) bool {
+	_, err := query(ctx, p.o.Source.Options, "SELECT 1")
+	return err == nil || !engine.Temporary(err)
+}
+
+// empty makes the data directory, and empties one that holds part of a base backup or
+// a standby that cannot go on. What it is was looked at before.
+func (p *standby) empty(ctx context.Context) error {
+	if p.o.Target.MakeData == nil {
+		return errors.New("make the target's data directory: it is not known how: say server: with data: for the target in the configuration")
 	}
-	if err := p.Start(ctx); err != nil {
-		return err
+	if err := p.o.Target.MakeData(ctx); err != nil {
+		return fmt.Errorf("make %s at the target: %w", p.o.Target.Data, err)
 	}
-	db, err := p.at(dsn)
-	if err != nil {
-		return err
-	}
-	defer db.close()
-	c, err := db.get(ctx)
-	if err != nil {
-		return err
-	}
-	defer db.give(c)
-	for _, sql := range []string{"ALTER SYSTEM SET primary_slot_name = " + literal(p.Slot), "SELECT pg_reload_conf()"} {
-		if err := c.exec(ctx, sql); err != nil {
-			return fmt.Errorf("name slot %s to the standby: %w", p.Slot, err)
-		}
+	if err := p.o.Target.Run(ctx, nil, io.Discard, "find", p.o.Target.Data, "-mindepth", "1", "-delete"); err != nil {
+		return fmt.Errorf("empty %s at the target: %w", p.o.Target.Data, err)
 	}
 	return nil
+}
+
+// ensureSlot makes the slot of the standby at the source.
+func (p *standby) ensureSlot(ctx context.Context) error {
+	rows, err := query(ctx, p.o.Source.Options, "SELECT slot_type, COALESCE(to_jsonb(s) ->> 'wal_status', '') FROM pg_replication_slots s WHERE slot_name = $1", p.slot)
+	if err != nil {
+		return fmt.Errorf("look for slot %s at the source: %w", p.slot, err)
+	}
+	if len(rows) > 0 {
+		if string(rows[0][0]) != "physical" {
+			return fmt.Errorf("slot %s at the source is a logical one: remove the row replication of this database first", p.slot)
+		}
+		if string(rows[0][1]) != "lost" {
+			return nil
+		}
+		if _, err := query(ctx, p.o.Source.Options, "SELECT pg_drop_replication_slot($1)", p.slot); err != nil {
+			return fmt.Errorf("drop slot %s that was lost: %w", p.slot, err)
+		}
+	}
+	if _, err := query(ctx, p.o.Source.Options, "SELECT pg_create_physical_replication_slot($1, true)", p.slot); err != nil {
+		return fmt.Errorf("make slot %s at the source: %w", p.slot, err)
+	}
+	return nil
+}
+
+// start starts the server in the data directory and waits until it answers.
+func (p *standby) start(ctx context.Context, st engine.PhysicalState) error {
+	if strings.Contains(st.Trouble, "57P03") { // it is on its way
+		return p.await(ctx, time.Minute)
+	}
+	if p.o.Target.Start != nil {
+		if err := p.o.Target.Start(ctx); err != nil {
+			return fmt.Errorf("start the server in %s: %w", p.o.Target.Data, err)
+		}
+		return p.await(ctx, 5*time.Minute)
+	}
+	s, err := parse(p.o.Target.Options)
+	if err != nil {
+		return err
+	}
+	data := p.o.Target.Data
+	if _, err := p.tool(ctx, "pg_ctl", "start", "-w", "-s", "-t", "600", "-D", data, "-l", path.Join(data, "leeward.log"), "-o", fmt.Sprintf("-c port=%d", s.config.Port)); err != nil {
+		return fmt.Errorf("%w; where its configuration is not in %s, name the command that starts it with server: start:", err, data)
+	}
+	return p.await(ctx, time.Minute)
+}
+
+// await waits until the target answers.
+func (p *standby) await(ctx context.Context, most time.Duration) error {
+	until := time.Now().Add(most)
+	for {
+		_, err := query(ctx, p.o.Target.Options, "SELECT 1")
+		if err == nil || !engine.Temporary(err) || time.Now().After(until) {
+			return err
+		}
+		if err := retry.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// stop ends the server in the data directory after a checkpoint.
+func (p *standby) stop(ctx context.Context) error {
+	if p.o.Target.Stop != nil {
+		if err := p.o.Target.Stop(ctx); err != nil {
+			return fmt.Errorf("stop the server in %s: %w", p.o.Target.Data, err)
+		}
+		return nil
+	}
+	_, err := p.tool(ctx, "pg_ctl", "stop", "-w", "-s", "-m", "fast", "-t", "600", "-D", p.o.Target.Data)
+	return err
 }

@@ -22,6 +22,7 @@ func (r *reader) groups(n *yaml.Node, e *Estate) {
 					{"rto", false, func(w string, n *yaml.Node) { g.Objective.RTO = r.duration(w, n) }},
 				})
 			}},
+			{"keep", false, func(w string, n *yaml.Node) { g.Keep = r.keep(w, n) }},
 		})
 		e.Groups = append(e.Groups, g)
 	})

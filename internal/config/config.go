@@ -32,6 +32,7 @@ type Estate struct {
 	Servers   []Server  // as in the file; there is a server or a database at least
 	Databases []Database
 	Groups    []Group
+	Keep      Keep     // of recovery points, where a group does not say it
 	Volatile  []string // patterns of what may differ at verify, beside those built in
 }
 
@@ -149,6 +150,7 @@ type Group struct {
 	Name      string
 	Order     []string // names of servers and databases
 	Objective Objective
+	Keep      Keep // of its recovery points; see Estate.KeepOf
 	Line      int
 }
 
@@ -230,11 +232,12 @@ func (e *Estate) Select(names []string) (servers []dr.ServerName, databases []st
 }
 
 func (e *Estate) group(name string) *Group {
-	i := slices.IndexFunc(e.Groups, func(g Group) bool { return g.Name == name })
+	groups := e.RecoveryGroups()
+	i := slices.IndexFunc(groups, func(g Group) bool { return g.Name == name })
 	if i < 0 {
 		return nil
 	}
-	return &e.Groups[i]
+	return &groups[i]
 }
 
 // unknown explains that nothing here has that name.

@@ -70,6 +70,7 @@ func (r *reader) estate(n *yaml.Node, e *Estate) {
 		{"servers", false, func(w string, n *yaml.Node) { r.servers(n, e) }},
 		{"databases", false, func(w string, n *yaml.Node) { r.databases(n, e) }},
 		{"groups", false, func(w string, n *yaml.Node) { r.groups(n, e) }},
+		{"keep", false, func(w string, n *yaml.Node) { e.Keep = r.keep(w, n) }},
 		{"verify", false, func(w string, n *yaml.Node) { r.verify(w, n, e) }},
 	})
 	if n.Kind == yaml.MappingNode && len(e.Servers)+len(e.Databases) == 0 {

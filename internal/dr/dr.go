@@ -72,6 +72,21 @@ const (
 	Application Consistency = "application"
 )
 
+// Weaker reports whether c promises less than other.
+func (c Consistency) Weaker(other Consistency) bool { return c.rank() < other.rank() }
+
+func (c Consistency) rank() int {
+	switch c {
+	case Crash:
+		return 1
+	case Filesystem:
+		return 2
+	case Application:
+		return 3
+	}
+	return 0
+}
+
 // PointID names a recovery point within a server: the UTC time its pass began,
 // as 20060102T150405.000Z. It sorts by age.
 type PointID string

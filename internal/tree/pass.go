@@ -68,6 +68,7 @@ type Progress struct {
 	Settled  atomic.Int64 // of that, in place
 	Sent     atomic.Int64 // of that, what crossed the wire, uncompressed
 	Reused   atomic.Int64 // of that, what was here already
+	Stiff    atomic.Int64 // of what crossed the wire, what did not compress
 	Deleted  atomic.Int64
 	Scanning atomic.Bool
 }

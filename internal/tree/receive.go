@@ -389,6 +389,9 @@ func (c *copySession) unpack(b *rxBatch, d *agentpb.Data, frame []byte) ([]byte,
 		b.chunks[i].wanted = false
 		total += b.chunks[i].length
 	}
+	if len(frame) > total-total/30 { // see chunk.Packer.Pack
+		c.p.Progress.Stiff.Add(int64(total))
+	}
 	return c.unp.Unpack(frame, d.Zstd, total)
 }
 

@@ -30,7 +30,7 @@ type Streams struct {
 // command is one line of the command table.
 type command struct {
 	name   string
-	args   string // in the words of the usage text
+	args   string // in the words of the usage text; the list of commands has its first line only
 	short  string
 	hidden bool
 	run    func(ctx context.Context, c *call) error
@@ -42,7 +42,7 @@ func commands() []command {
 		{"plan", "[--deadline T] [NAME…]", "what, how much, how long, and what is missing", false, runPlan},
 		{"replicate", "[NAME…]", "one pass of everything, in parallel", false, runReplicate},
 		{"status", "[NAME…]", "how old each server's newest recovery point is", false, runStatus},
-		{"points", "[NAME…]", "list recovery points", false, runPoints},
+		{"points", pointsArgs, "list, compare, keep and look into recovery points", false, runPoints},
 		{"verify", "[NAME…]", "compare source and replica, whole", false, runVerify},
 		{"drill", "[NAME…]", "boot recovery points in isolation and prove them", false, runDrill},
 		{"clean", "[NAME…]", "remove the agent from the sources, without trace", false, runClean},

@@ -37,7 +37,7 @@ const small = "estate: a\ntarget: {store: no-such-store}\nservers: [{name: web1}
 // for all of them.
 func TestNeedServers(t *testing.T) {
 	file := writeEstate(t, small+"databases: [{name: shop, engine: postgres, source: {dsn: a}, target: {dsn: b}}]\n")
-	for _, command := range []string{"clean", "drill", "points"} {
+	for _, command := range []string{"clean", "drill"} {
 		code, out, errw := run(t, t.Context(), command, "shop", "-c", file)
 		if code != 2 || out != "" || !strings.Contains(errw, command+" is of servers, and none is chosen") {
 			t.Errorf("%s shop: code %d, %q, %q", command, code, out, errw)
@@ -75,6 +75,13 @@ func TestUsage(t *testing.T) {
 		{[]string{"plan", "-h"}, 0, ""},
 		{[]string{"lab", "--help"}, 0, ""},
 		{[]string{"points", "-c", file}, 0, ""},
+		{[]string{"points", "diff", "a", "-c", file}, 2, "points diff: want two recovery points"},
+		{[]string{"points", "pin", "-c", file}, 2, "no recovery point named"},
+		{[]string{"points", "lock", "x", "-c", file}, 2, "points lock needs --until"},
+		{[]string{"points", "pin", "x", "--until", "2026-12-31", "-c", file}, 2, "--until is of points lock"},
+		{[]string{"points", "mount", "x", "-c", file}, 2, "want a recovery point and a directory"},
+		{[]string{"points", "umount", "-c", file}, 2, "want the directory"},
+		{[]string{"points", "pin", "x", "-c", file}, 1, "it is not there yet"},
 		{[]string{"status", "-c", file}, 1, ""},
 	} {
 		code, _, errw := run(t, t.Context(), c.args...)

@@ -24,7 +24,8 @@ func printHelp(w io.Writer) {
 	t := table{}
 	for _, c := range commands() {
 		if !c.hidden {
-			t.row("  "+strings.TrimSpace(c.name+" "+c.args), c.short)
+			args, _, _ := strings.Cut(c.args, "\n")
+			t.row("  "+strings.TrimSpace(c.name+" "+args), c.short)
 		}
 	}
 	fmt.Fprint(w, strings.Join(t.lines(), "\n"), "\n", helpTail)

@@ -103,6 +103,7 @@ func renderPlan(w io.Writer, e *config.Estate, res *protect.PlanResult, now time
 	renderFindings(w, "", res.Findings)
 	fmt.Fprintf(w, "Store %s: needs %s, %s free%s\n", clean(res.Target.Store), size(res.Target.Need), size(res.Target.Free),
 		choose(res.Target.Need > res.Target.Free, "  NOT ENOUGH", ""))
+	renderPlanSpace(w, res.Points)
 	fmt.Fprintf(w, "To carry: %s%s\n", size(res.Bytes), choose(res.Measured > 0, " at about "+size(res.Measured)+"/s", ""))
 	fmt.Fprintf(w, "Recovery points of all: %s\n", etaWords(res.ETA))
 	if !res.Deadline.IsZero() {
@@ -111,6 +112,15 @@ func renderPlan(w io.Writer, e *config.Estate, res *protect.PlanResult, now time
 	if n := blockedServers(res); len(n) > 0 {
 		fmt.Fprintf(w, "Not ready: %s\n", strings.Join(n, ", "))
 	}
+}
+
+// renderPlanSpace tells what recovery points will want, where that is known.
+func renderPlanSpace(w io.Writer, p *protect.PointSpace) {
+	if p == nil || len(p.Unknown) == len(p.Servers) {
+		return
+	}
+	fmt.Fprintf(w, "Recovery points: hold %s, about %s once keep: is in full use, %s can be written%s\n", size(p.Held), size(p.Full), size(p.Room),
+		choose(p.Short() > 0, "  NOT ENOUGH", ""))
 }
 
 func choose(condition bool, yes, no string) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/protect"
@@ -28,6 +29,11 @@ func runReplicate(ctx context.Context, c *call) error {
 	}
 	for _, d := range res.Databases {
 		parts = append(parts, d.Outcome)
+	}
+	for _, g := range res.Groups {
+		if !g.Partial {
+			parts = append(parts, g.Outcome)
+		}
 	}
 	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderRun(w, res) })
 	if err != nil {
@@ -59,6 +65,11 @@ func renderRun(w io.Writer, res *protect.RunResult) {
 		renderServerRun(w, s)
 	}
 	renderDatabaseRuns(w, res.Databases)
+	renderGroupRuns(w, res.Groups)
+	if len(res.Findings) > 0 {
+		fmt.Fprintln(w)
+		renderFindings(w, "", res.Findings)
+	}
 	var rows []dr.Outcome
 	for _, d := range res.Databases {
 		rows = append(rows, d.Outcome)
@@ -95,12 +106,35 @@ func tallyOf(parts []dr.Outcome, noun string) string {
 	return s
 }
 
+func renderGroupRuns(w io.Writer, groups []protect.GroupRun) {
+	if len(groups) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, g := range groups {
+		if g.Point != "" {
+			fmt.Fprintf(w, "group %s: recovery point %s, %s, members %s apart\n", g.Group, g.Point, g.Consistency, span(g.Skew))
+			continue
+		}
+		fmt.Fprintf(w, "group %s: %s\n", g.Group, clean(g.Err))
+		if g.Hint != "" {
+			fmt.Fprintf(w, "    what to do: %s\n", clean(g.Hint))
+		}
+	}
+}
+
 func renderServerRun(w io.Writer, s protect.ServerRun) {
-	if s.Err == "" && len(s.Warnings) == 0 && len(s.Fuzzy) == 0 {
+	if s.Err == "" && len(s.Warnings)+len(s.Fuzzy)+len(s.Anomalies) == 0 {
 		return
 	}
 	fmt.Fprintf(w, "\n%s\n", s.Server)
 	renderTrouble(w, s.Err, s.Hint)
+	for _, a := range s.Anomalies {
+		fmt.Fprintf(w, "    UNUSUAL: %s: %s\n", clean(a.MountPoint), clean(a.Text))
+	}
+	if len(s.Anomalies) > 0 {
+		fmt.Fprintf(w, "    what to do: look at the source; pinned meanwhile: %s; leeward points diff shows what changed\n",
+			choose(len(s.Pinned) == 0, "none", strings.Join(s.Pinned, ", ")))
+	}
 	for _, x := range s.Warnings {
 		fmt.Fprintf(w, "    warning: %s\n", clean(x))
 	}

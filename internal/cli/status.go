@@ -11,6 +11,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/internal/replica"
 )
 
 // statusResult is the result of status.
@@ -18,6 +19,7 @@ type statusResult struct {
 	Estate  string         `json:"estate"`
 	Store   string         `json:"store"`
 	Servers []serverStatus `json:"servers"`
+	Groups  []groupStatus  `json:"groups,omitempty"`
 	// Databases are those that are replicated by themselves.
 	Databases []protect.RowsStatus `json:"databases,omitempty"`
 }
@@ -32,7 +34,28 @@ type serverStatus struct {
 	Age     time.Duration `json:"age_ns,omitempty"` // of the newest point: what a failover now would lose at most
 	RPO     time.Duration `json:"rpo_ns,omitempty"` // objective, the strictest of its groups
 	Drill   *lastDrill    `json:"last_drill,omitempty"`
+	Pinned  []pinnedPoint `json:"pinned,omitempty"` // by Leeward itself, because of something unusual
 	Err     string        `json:"error,omitempty"`
+}
+
+// pinnedPoint is a point that Leeward keeps because of something unusual.
+type pinnedPoint struct {
+	ID  dr.PointID  `json:"id"`
+	Pin replica.Pin `json:"pin"`
+}
+
+// groupStatus says how old the newest point of a group is. Outcome is Done where it has
+// one that is within its objective.
+type groupStatus struct {
+	Group   string         `json:"group"`
+	Outcome dr.Outcome     `json:"outcome"`
+	Points  int            `json:"points"`
+	Newest  dr.PointID     `json:"newest,omitempty"`
+	Age     time.Duration  `json:"age_ns,omitempty"`
+	RPO     time.Duration  `json:"rpo_ns,omitempty"`
+	Skew    time.Duration  `json:"skew_ns,omitempty"`
+	Consist dr.Consistency `json:"consistency,omitempty"`
+	Err     string         `json:"error,omitempty"`
 }
 
 // lastDrill is what the newest drill of a server found.
@@ -57,6 +80,10 @@ func runStatus(ctx context.Context, c *call) error {
 	}
 	res, parts := judge(e, stored, time.Now())
 	addDrills(res, lastDrills(dir))
+	addPins(res, stored)
+	if err := addGroups(ctx, e, res, selected, c.databases, time.Now()); err != nil {
+		return err
+	}
 	for _, name := range c.databases {
 		s := protect.StatusOfRows(ctx, e.Database(name), dir, strictest(e, name), time.Now())
 		res.Databases, parts = append(res.Databases, s), append(parts, s.Outcome)
@@ -92,6 +119,48 @@ func addDrills(res *statusResult, drills map[dr.ServerName]drill.Result) {
 			res.Servers[i].Drill = &lastDrill{r.Outcome, r.Point, r.TimeToProof}
 		}
 	}
+}
+
+// addPins tells of points that are kept because of something unusual.
+func addPins(res *statusResult, stored []storedServer) {
+	for i, s := range stored {
+		for _, p := range s.points {
+			m, err := p.Place().Marks() // what is wrong with them points tells
+			if err == nil && m.Pin != nil && m.Pin.Automatic {
+				res.Servers[i].Pinned = append(res.Servers[i].Pinned, pinnedPoint{p.ID, *m.Pin})
+			}
+		}
+	}
+}
+
+// addGroups tells how old the newest point of each group is that has one of the members.
+// It takes no part in how status ends: that is of servers and databases.
+func addGroups(ctx context.Context, e *config.Estate, res *statusResult, servers []dr.ServerName, databases []string, now time.Time) error {
+	s, err := openStore(ctx, e)
+	if err != nil || s == nil {
+		return err
+	}
+	defer s.Close()
+	l := &lister{estate: e, store: s}
+	for _, g := range e.RecoveryGroups() {
+		if !l.concerns(&g, servers, databases) {
+			continue
+		}
+		points, err := s.GroupPoints(g.Name)
+		v := groupStatus{Group: g.Name, Outcome: dr.NotDone, Points: len(points), RPO: g.Objective.RPO}
+		if err != nil {
+			v.Err = err.Error()
+		}
+		if len(points) > 0 {
+			m := points[0].Manifest
+			v.Newest, v.Age, v.Skew, v.Consist = m.ID, now.Sub(m.From), m.Skew, m.Consistency
+			if v.RPO == 0 || v.Age <= v.RPO {
+				v.Outcome = dr.Done
+			}
+		}
+		res.Groups = append(res.Groups, v)
+	}
+	return nil
 }
 
 // strictest returns the smallest objective of the groups that hold a server or a
@@ -137,10 +206,56 @@ func renderStatus(w io.Writer, res *statusResult) {
 		t.print(w, "")
 	}
 	renderRowsStatus(w, res.Databases)
+	renderGroupStatus(w, res.Groups)
+	renderUnusual(w, res.Servers)
 	for _, s := range res.Servers {
 		if s.Err != "" {
 			fmt.Fprintf(w, "\n%s\n", s.Server)
 			renderTrouble(w, s.Err, "")
 		}
+	}
+}
+
+func renderGroupStatus(w io.Writer, groups []groupStatus) {
+	if len(groups) == 0 {
+		return
+	}
+	t := table{right: map[int]bool{2: true, 3: true, 6: true}}
+	t.row("group", "state", "age", "objective", "consistency", "newest recovery point", "skew")
+	for _, g := range groups {
+		rpo := choose(g.RPO > 0, span(g.RPO), "none")
+		if g.Newest == "" {
+			t.row(g.Group, "NO POINT", "-", rpo, "-", "none: it takes a pass of all its members", "-")
+			continue
+		}
+		t.row(g.Group, choose(g.Outcome == dr.Done, "ok", "TOO OLD"), span(g.Age), rpo, string(g.Consist), string(g.Newest), span(g.Skew))
+	}
+	fmt.Fprintln(w)
+	t.print(w, "")
+	for _, g := range groups {
+		if g.Err != "" {
+			fmt.Fprintf(w, "\n%s\n", g.Group)
+			renderTrouble(w, g.Err, "")
+		}
+	}
+}
+
+// renderUnusual tells of changes far outside what is usual, until somebody unpins what
+// was kept because of them.
+func renderUnusual(w io.Writer, servers []serverStatus) {
+	for _, s := range servers {
+		if s.Newest != nil {
+			renderAnomalies(w, s.Newest.ID, s.Newest.Anomalies)
+		}
+		for _, p := range s.Pinned {
+			fmt.Fprintf(w, "%s of %s is pinned: %s\n    what to do: leeward points diff %s/%s newest shows what changed; when all is well: leeward points unpin %s\n",
+				p.ID, s.Server, clean(p.Pin.Reason), s.Server, p.ID, p.ID)
+		}
+	}
+}
+
+func renderAnomalies(w io.Writer, id dr.PointID, unusual []replica.Anomaly) {
+	for _, a := range unusual {
+		fmt.Fprintf(w, "UNUSUAL in %s of %s: %s: %s\n", id, a.Server, clean(a.MountPoint), clean(a.Text))
 	}
 }

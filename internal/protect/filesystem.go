@@ -62,6 +62,7 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 		}
 	}
 	res, sum, err := p.passTwice(ctx, &pass, catalogPath(p.replica, mountPoint))
+	p.count(mountPoint, pass.Progress)
 	if lost := src.settle(ctx, mountPoint, err); lost != nil {
 		return lost
 	}
@@ -76,6 +77,15 @@ func (p *serverPass) filesystem(ctx context.Context, src *source, mountPoint str
 		return err
 	}
 	return p.record(src, mountPoint, pass.Only, sum, res)
+}
+
+// count adds what crossed the wire of a filesystem, also in an attempt that failed.
+func (p *serverPass) count(mountPoint string, done *tree.Progress) {
+	if p.content == nil {
+		p.content = map[string]content{}
+	}
+	c := p.content[mountPoint]
+	p.content[mountPoint] = content{c.sent + done.Sent.Load(), c.stiff + done.Stiff.Load()}
 }
 
 // passTwice runs a pass as described, and once more where what it failed of is gone
@@ -165,22 +175,43 @@ func (p *serverPass) point(ctx context.Context, src *source) error {
 	for _, f := range src.facts.Filesystems {
 		st := p.states[f.MountPoint]
 		m.Filesystems = append(m.Filesystems, *st)
-		if weaker(st.Consistency, m.Consistency) {
+		if st.Consistency.Weaker(m.Consistency) {
 			m.Consistency = st.Consistency
 		}
 	}
+	points, _ := p.replica.Points() // damaged ones are the business of points
+	p.compareWith(ctx, points, m)
 	point, err := p.replica.MakePoint(ctx, p.mounted, m)
-	if err != nil {
-		return err
+	if point != nil {
+		p.result.Point, p.result.made = point.ID, point
 	}
-	p.result.Point = point.ID
-	return nil
+	return err
 }
 
-// weaker orders what recovery points promise.
-func weaker(a, b dr.Consistency) bool {
-	rank := map[dr.Consistency]int{dr.Fuzzy: 0, dr.Crash: 1, dr.Filesystem: 2, dr.Application: 3}
-	return rank[a] < rank[b]
+// compareWith has m tell how the pass differs from those before it. Where that is
+// unusual, the last good points are pinned before anything else is done. What goes
+// wrong here spoils no point.
+func (p *serverPass) compareWith(ctx context.Context, points []*replica.Point, m *replica.Manifest) {
+	if len(points) == 0 {
+		return
+	}
+	m.Server = p.server.Name
+	if err := p.changes(ctx, points[0], m); err != nil {
+		p.warn(fmt.Sprintf("whether the changes of this pass are usual is not known: %v", err))
+		return
+	}
+	if len(m.Anomalies) == 0 {
+		return
+	}
+	p.result.Anomalies = m.Anomalies
+	pinned, err := p.pinLastGood(ctx, m, points)
+	for _, place := range pinned {
+		p.result.Pinned = append(p.result.Pinned, place.String())
+	}
+	if err != nil {
+		p.result.unpinned = true
+		p.warn(fmt.Sprintf("the last good recovery points could not be pinned, so none is removed: %v", err))
+	}
 }
 
 // removeAll is os.RemoveAll for directories of ours that may be gone already.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/remote"
 	"github.com/leeward-dr/leeward/internal/replica"
 	"github.com/leeward-dr/leeward/internal/tree"
@@ -61,8 +62,25 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 			fmt.Sprintf("the store %s has %d MiB free and needs about %d MiB", res.Target.Store, res.Target.Free>>20, res.Target.Need>>20),
 			"make room there, or leave out servers or directories"})
 	}
+	if err := res.addPoints(store, o.Estate, names); err != nil {
+		return nil, err
+	}
 	res.estimate()
 	return res, ctx.Err()
+}
+
+// addPoints tells what recovery points take, and will take.
+func (r *PlanResult) addPoints(store *replica.Store, e *config.Estate, names []dr.ServerName) (err error) {
+	if len(names) == 0 {
+		return nil
+	}
+	if r.Points, err = measureSpace(store, e, names); err != nil {
+		return err
+	}
+	if f, short := spaceFinding(e, r.Points); short {
+		r.Findings = append(r.Findings, f)
+	}
+	return nil
 }
 
 // estimate shares the link among all servers: the sum of bytes decides.

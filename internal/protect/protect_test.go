@@ -113,8 +113,8 @@ func TestWeakest(t *testing.T) {
 	order := []dr.Consistency{dr.Fuzzy, dr.Crash, dr.Filesystem, dr.Application}
 	for i, a := range order {
 		for j, b := range order {
-			if weaker(a, b) != (i < j) {
-				t.Errorf("%s weaker than %s: %v", a, b, weaker(a, b))
+			if a.Weaker(b) != (i < j) {
+				t.Errorf("%s weaker than %s: %v", a, b, a.Weaker(b))
 			}
 		}
 	}

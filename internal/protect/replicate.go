@@ -30,11 +30,14 @@ type run struct {
 	index   *chunk.Index
 	sources *tree.Sources
 	seeds   *seeds
+	ended   map[string]time.Time // when the pass of each database was over
 }
 
 // Replicate makes one pass over each named server and database, all at once, and
-// leaves a recovery point of each server. The process must be in a mount namespace of its own and
-// the store's pool in place. Errors of single servers are in the result; an error
+// leaves a recovery point of each server and of each group that is done whole. All
+// bear the time at which the run began. Points that keep: does not keep are removed at
+// the end. The process must be in a mount namespace of its own and the store's pool in
+// place. Errors of single servers are in the result; an error
 // returned means that nothing was begun.
 func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 	started := time.Now()
@@ -53,16 +56,28 @@ func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 	databases := o.databases()
 	res := &RunResult{Servers: make([]ServerRun, len(names)), Databases: make([]DatabaseRun, len(databases))}
 	var wg sync.WaitGroup
+	ended := make([]time.Time, len(databases))
 	for i, db := range databases {
-		wg.Go(func() { res.Databases[i] = replicateRows(ctx, db, store.Dir(), o.Progress) })
+		wg.Go(func() {
+			res.Databases[i] = replicateRows(ctx, db, store.Dir(), o.Progress)
+			ended[i] = time.Now()
+		})
 	}
 	for i, name := range names {
 		wg.Go(func() {
-			p := &serverPass{run: r, server: o.Estate.Server(name), started: time.Now()}
+			p := &serverPass{run: r, server: o.Estate.Server(name), started: started}
 			res.Servers[i] = p.do(ctx)
 		})
 	}
 	wg.Wait()
+	r.ended = map[string]time.Time{}
+	for i, db := range databases {
+		r.ended[db.Name] = ended[i]
+	}
+	if ctx.Err() == nil {
+		res.Groups = r.groupPoints(ctx, started, res)
+		r.retain(ctx, res, dr.NewPointID(started))
+	}
 	res.Duration = time.Since(started)
 	return res, ctx.Err()
 }
@@ -101,6 +116,7 @@ type serverPass struct {
 	first   bool              // the replica is new
 	result  ServerRun
 	states  map[string]*replica.FilesystemState
+	content map[string]content // of each filesystem, over all attempts
 
 	meter meter
 }

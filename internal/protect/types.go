@@ -8,6 +8,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/replica"
 )
 
 // Options say what to work on.
@@ -49,11 +50,12 @@ type PlanResult struct {
 	Servers  []ServerPlan  `json:"servers"`
 	Rows     []RowsPlan    `json:"databases,omitempty"` // of the databases replicated by themselves
 	Target   TargetSpace   `json:"target"`
-	Bytes    int64         `json:"bytes"`     // to be carried by all servers together
-	ETA      time.Duration `json:"eta_ns"`    // until all have a recovery point; 0 unknown
-	Deadline time.Time     `json:"deadline"`  // zero where there is none
-	Findings []Finding     `json:"findings"`  // of the estate as a whole
-	Measured int64         `json:"link_rate"` // bytes per second the ETA assumes; 0 unknown
+	Points   *PointSpace   `json:"points,omitempty"` // what recovery points take, and will take
+	Bytes    int64         `json:"bytes"`            // to be carried by all servers together
+	ETA      time.Duration `json:"eta_ns"`           // until all have a recovery point; 0 unknown
+	Deadline time.Time     `json:"deadline"`         // zero where there is none
+	Findings []Finding     `json:"findings"`         // of the estate as a whole
+	Measured int64         `json:"link_rate"`        // bytes per second the ETA assumes; 0 unknown
 }
 
 // TargetSpace compares what the store will need with what is free there.
@@ -123,6 +125,8 @@ type Finding struct {
 type RunResult struct {
 	Servers   []ServerRun   `json:"servers"`
 	Databases []DatabaseRun `json:"databases,omitempty"`
+	Groups    []GroupRun    `json:"groups,omitempty"`   // those with a member in the run
+	Findings  []Finding     `json:"findings,omitempty"` // of the store and its recovery points
 	Duration  time.Duration `json:"duration_ns"`
 }
 
@@ -135,8 +139,16 @@ type ServerRun struct {
 	Duration time.Duration `json:"duration_ns"`
 	Fuzzy    []string      `json:"fuzzy,omitempty"` // files that changed each time they were read, quoted
 	Warnings []string      `json:"warnings,omitempty"`
-	Err      string        `json:"error,omitempty"`
-	Hint     string        `json:"hint,omitempty"`
+	// Anomalies are changes far outside what is usual of the server, and Pinned the
+	// points that are kept for their sake.
+	Anomalies []replica.Anomaly `json:"anomalies,omitempty"`
+	Pinned    []string          `json:"pinned,omitempty"`
+	Removed   []dr.PointID      `json:"removed,omitempty"` // points that keep: does not keep
+	Err       string            `json:"error,omitempty"`
+	Hint      string            `json:"hint,omitempty"`
+
+	made     *replica.Point
+	unpinned bool // the last good point could not be pinned: nothing is removed
 }
 
 // VerifyResult is what verify found.

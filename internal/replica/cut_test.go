@@ -134,5 +134,8 @@ func makePasses(t *testing.T, dir string) {
 		if _, err := r.MakePoint(ctx, m, &Manifest{ID: dr.NewPointID(now), Leeward: name}); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := r.Retain(Retention{Keeps: []Keep{{Last: 3}}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
@@ -47,11 +46,11 @@ func (p *Point) Disk() string { return filepath.Join(p.Dir, diskFile) }
 // (see Store.Scratch), with a clone of the point's disk and plain trees. It takes
 // no time and no space to speak of. The point is not pruned meanwhile.
 func (p *Point) Clone(ctx context.Context, dst string) (_ *Image, err error) {
-	unlock, err := p.hold()
+	release, err := p.Hold()
 	if err != nil {
 		return nil, fmt.Errorf("clone recovery point: %w", err)
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, release()) }()
 	l, err := p.Layout()
 	if err != nil {
 		return nil, err
@@ -77,18 +76,6 @@ func (p *Point) cloneInto(ctx context.Context, dst string) error {
 		return err
 	}
 	return cloneTree(ctx, trees, filepath.Join(dst, treesDir))
-}
-
-// hold keeps the point from being pruned until the returned function is called.
-func (p *Point) hold() (func() error, error) {
-	d, err := os.Open(p.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(d, unix.LOCK_SH); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	return d.Close, nil
 }
 
 // OpenImage opens the clone in the directory dir, made by Point.Clone.

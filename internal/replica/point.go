@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/zeebo/blake3"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
@@ -26,7 +25,6 @@ const (
 	factsFile       = "facts.json"
 	tmpPrefix       = ".tmp-"
 	oldPrefix       = ".old-"
-	keepPoints      = 3
 )
 
 // ErrDamagedPoint marks the error of a recovery point that cannot be relied on.
@@ -46,8 +44,10 @@ type Manifest struct {
 	Source      Source            `json:"source"`
 	Leeward     string            `json:"leeward"` // version that made the point
 	DiskBytes   int64             `json:"disk_bytes"`
-	Files       map[string]string `json:"files"`  // BLAKE3 of the files beside the disk, by name
-	Digest      string            `json:"digest"` // BLAKE3 of this manifest with an empty digest
+	History     []PassChanges     `json:"history,omitempty"`   // of the passes before, oldest first
+	Anomalies   []Anomaly         `json:"anomalies,omitempty"` // what is unusual in this pass
+	Files       map[string]string `json:"files"`               // BLAKE3 of the files beside the disk, by name
+	Digest      string            `json:"digest"`              // BLAKE3 of this manifest with an empty digest
 
 	Facts *agentpb.Facts `json:"-"` // becomes facts.json
 }
@@ -63,7 +63,8 @@ type FilesystemState struct {
 	Consistency dr.Consistency `json:"consistency"`
 	How         string         `json:"how"` // live, btrfs snapshot …
 	At          time.Time      `json:"at"`
-	Fuzzy       []string       `json:"fuzzy,omitempty"` // files that changed while they were read, see EscapePath
+	Fuzzy       []string       `json:"fuzzy,omitempty"`   // files that changed while they were read, see EscapePath
+	Changes     *Changes       `json:"changes,omitempty"` // since the point before; nil where nothing is known
 }
 
 // Source sums up the host the point was taken of.
@@ -99,18 +100,14 @@ func EscapePath(path string) string {
 
 // MakePoint makes a recovery point of the replica as it is now: it freezes m,
 // clones the disk, thaws, and writes the manifest last. man tells what the pass
-// knows; the rest MakePoint fills in. Points beyond the newest three complete
-// ones are removed afterwards, unless someone reads them. A point and an error
-// together mean that the point is complete, but something after it went wrong.
+// knows; the rest MakePoint fills in. A point and an error together mean that the
+// point is complete, but something after it went wrong.
 func (r *Replica) MakePoint(ctx context.Context, m *Mounted, man *Manifest) (*Point, error) {
 	p, err := r.makePoint(ctx, m, man)
-	if err != nil && p == nil {
-		return nil, fmt.Errorf("make recovery point of %s: %w", r.name, err)
+	if err != nil {
+		return p, fmt.Errorf("make recovery point of %s: %w", r.name, err)
 	}
-	if perr := r.Prune(keepPoints); perr != nil {
-		err = errors.Join(err, fmt.Errorf("prune recovery points of %s: %w", r.name, perr))
-	}
-	return p, err
+	return p, nil
 }
 
 func (r *Replica) makePoint(ctx context.Context, m *Mounted, man *Manifest) (_ *Point, err error) {
@@ -314,43 +311,4 @@ func parseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("read manifest: its digest does not match its content")
 	}
 	return &man, nil
-}
-
-// Prune removes the complete points beyond the newest keep, which is at least
-// one. A point that is being read stays until the next time. MakePoint prunes by
-// itself; a caller short of space may want fewer.
-func (r *Replica) Prune(keep int) error {
-	if err := r.Lock(); err != nil {
-		return err
-	}
-	points, err := r.Points()
-	if err != nil && !errors.Is(err, ErrDamagedPoint) {
-		return err
-	}
-	var errs []error
-	for _, p := range points[min(len(points), max(keep, 1)):] {
-		errs = append(errs, p.remove())
-	}
-	return errors.Join(errs...)
-}
-
-// remove deletes the point unless someone holds it. Renaming comes first: a point
-// half removed must not look like a damaged one.
-func (p *Point) remove() error {
-	d, err := os.Open(p.Dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := flock(d, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil
-		}
-		return fmt.Errorf("lock %s: %w", p.Dir, err)
-	}
-	old := filepath.Join(filepath.Dir(p.Dir), oldPrefix+filepath.Base(p.Dir))
-	if err := atomicfile.Rename(p.Dir, old); err != nil {
-		return err
-	}
-	return os.RemoveAll(old)
 }

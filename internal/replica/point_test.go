@@ -25,19 +25,19 @@ func TestPointsAreKeptAndPruned(t *testing.T) {
 	begin := time.Date(2017, 9, 6, 12, 0, 0, 0, time.UTC)
 	var first *Point
 	for i := range 5 {
-		writeFile(t, fmt.Sprint(i), m.Root("/"), "n")
-		p, err := r.MakePoint(ctx, m, &Manifest{ID: dr.NewPointID(begin.Add(time.Duration(i) * time.Hour)), Facts: extFacts()})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := mustPoint(t, r, m, begin.Add(time.Duration(i)*time.Hour), fmt.Sprint(i))
 		if i == 0 {
 			first = p
-			unlock, err := p.hold()
+			release, err := p.Hold()
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer unlock()
+			defer release()
 		}
+	}
+	removed, err := r.Retain(Retention{Keeps: []Keep{{Last: 3}}})
+	if err != nil || len(removed) != 1 || removed[0] != "20170906T130000.000Z" {
+		t.Errorf("removed %v, %v", removed, err)
 	}
 	points, err := r.Points()
 	if err != nil {

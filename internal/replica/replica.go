@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -111,18 +110,7 @@ func (r *Replica) recover() error {
 	if err := r.recoverDisk(); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(r.path(pointsDir))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tmpPrefix) || strings.HasPrefix(e.Name(), oldPrefix) {
-			if err := os.RemoveAll(r.path(pointsDir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return sweepDir(r.path(pointsDir))
 }
 
 // recoverDisk ends a change of the disk, which counts once layout.json.new is

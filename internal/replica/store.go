@@ -10,7 +10,11 @@
 //	servers/NAME/state/        catalogs of the capture, cloned with each point
 //	servers/NAME/points/ID/    a recovery point: the same, facts.json, and
 //	                           manifest.json, written last
+//	servers/NAME/points/ID/keep.json   pin and lock of the point, where it has any
 //	servers/NAME/lock          held by who may write; names the holder
+//	groups/NAME/points/ID/     a group's recovery point: manifest.json names the
+//	                           points of its servers and watermarks of its databases
+//	clock.json                 the time the store last saw
 //	scratch/NAME/              throwaway clones
 //
 // A recovery point is complete or absent. Only the replica itself is ever torn.
@@ -119,6 +123,12 @@ func (s *Store) Free() (int64, error) {
 		return 0, err
 	}
 	return min(free, beneath), nil
+}
+
+// Room returns how many bytes can be written before the store counts as low.
+func (s *Store) Room() (int64, error) {
+	free, err := s.Free()
+	return max(0, free-s.low), err
 }
 
 // SpaceLow reports whether a pass should stop writing now, while the filesystems

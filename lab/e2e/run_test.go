@@ -138,11 +138,13 @@ type option func(*estateText)
 type estateText struct {
 	store, sshConfig string
 	servers          []string // one line of YAML each
+	more             string   // further lines
 }
 
 func inStore(dir string) option    { return func(e *estateText) { e.store = dir } }
 func withSSH(config string) option { return func(e *estateText) { e.sshConfig = config } }
 func only(lines ...string) option  { return func(e *estateText) { e.servers = lines } }
+func plus(lines string) option     { return func(e *estateText) { e.more = lines } }
 func line(name string) string      { return fmt.Sprintf("{name: %s, host: %s}", name, name) }
 func small(name, plus string) string {
 	// Enough is left out that a pass takes no time.
@@ -165,6 +167,7 @@ func (w *world) estate(t *testing.T, options ...option) string {
 	for _, s := range e.servers {
 		text += "  - " + s + "\n"
 	}
+	text += e.more
 	path := filepath.Join(t.TempDir(), "leeward.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

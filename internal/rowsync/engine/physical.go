@@ -21,7 +21,8 @@ type PhysicalEnd struct {
 	// Run and what follows are nil where no command can be run at that machine.
 	Run Run
 	// Keep writes a file that only the owner of Data can read: secrets that a server
-	// or a tool needs there stand in files, never among arguments.
+	// or a tool needs there stand in files, never among arguments. Without content the
+	// file is removed.
 	Keep func(ctx context.Context, path string, content []byte) error
 	// MakeData makes Data, empty, for the server's account.
 	MakeData func(ctx context.Context) error

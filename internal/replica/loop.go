@@ -27,7 +27,8 @@ func (d *loopDevice) Close() error { return d.file.Close() }
 type loopOptions struct {
 	offset, size int64 // size 0 is to the end of the file
 	readOnly     bool
-	direct       bool // go past the page cache of the filesystem beneath, which would hold all twice
+	direct       bool   // go past the page cache of the filesystem beneath, which would hold all twice
+	sector       uint32 // bytes that the device works in; 0 is what suits direct. Where direct cannot do it, the kernel does without
 }
 
 // attachLoop binds a free loop device to backing.
@@ -70,7 +71,7 @@ func configureLoop(path string, backing *os.File, o loopOptions) (*loopDevice, e
 	if err != nil {
 		return nil, err
 	}
-	c := unix.LoopConfig{Fd: uint32(backing.Fd())}
+	c := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: o.sector}
 	c.Info.Offset = uint64(o.offset)
 	c.Info.Sizelimit = uint64(o.size)
 	c.Info.Flags = flags

@@ -96,7 +96,7 @@ func mountPart(disk string, p *Partition, dir string, readOnly bool) (*mountedPa
 		return nil, fmt.Errorf("mount %s: %w", p.name(), err)
 	}
 	defer image.Close()
-	dev, err := attachLoop(image, loopOptions{offset: p.Offset, size: p.Size, readOnly: readOnly})
+	dev, err := attachLoop(image, loopOptions{offset: p.Offset, size: p.Size, readOnly: readOnly, direct: bypasses(image), sector: 512})
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", p.name(), err)
 	}
@@ -116,6 +116,14 @@ func mountPart(disk string, p *Partition, dir string, readOnly bool) (*mountedPa
 		return nil, mountError(p, err)
 	}
 	return m, m.verify()
+}
+
+// bypasses reports whether a loop device over the image may go past the page cache of
+// the store, which saves a copy of every byte. On btrfs it may not: what changes in
+// memory while it is on its way to the disk would not have the checksum it is stored with.
+func bypasses(image *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(image.Fd()), &st) == nil && st.Type == unix.XFS_SUPER_MAGIC
 }
 
 // verify makes sure that what is at the directory is what was just mounted.

@@ -41,6 +41,15 @@ type notesData struct {
 	Verified     map[string]time.Time `json:"verified,omitempty"` // by table
 	// Known is how much the source had done when it was last heard of.
 	Known pulse `json:"known"`
+	// Seen is, of a physical copy, where the target was when it was last looked at.
+	Seen *seen `json:"seen,omitempty"`
+}
+
+// seen is one look at how far the log was applied; the pace is reckoned from two.
+type seen struct {
+	At      time.Time `json:"at"`
+	Log     int64     `json:"log"`     // bytes; -1: not known
+	Commits int64     `json:"commits"` // -1: not known
 }
 
 // Stop is why a table is not followed, and what to do.

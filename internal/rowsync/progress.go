@@ -1,6 +1,7 @@
 package rowsync
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ type Progress struct {
 	Changes    int64     // applied so far
 	Commits    int64     // source transactions applied so far
 	SpoolBytes int64
+	Doing      string // the part of the step, of a physical copy
 	Waiting    string // for what, where an end cannot be reached; empty otherwise
 }
 
@@ -52,15 +54,17 @@ type meter struct {
 
 func (m *meter) init() { m.p.Tables = map[engine.Name]TableStats{} }
 
+func (m *meter) get() Progress {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.p
+	p.Tables = maps.Clone(m.p.Tables)
+	return p
+}
+
 // Progress returns how far the work is. It may be called at any time.
 func (r *Replicator) Progress() Progress {
-	r.meter.mu.Lock()
-	p := r.meter.p
-	p.Tables = make(map[engine.Name]TableStats, len(r.meter.p.Tables))
-	for k, v := range r.meter.p.Tables {
-		p.Tables[k] = v
-	}
-	r.meter.mu.Unlock()
+	p := r.meter.get()
 	r.mu.Lock()
 	sp := r.sp
 	r.mu.Unlock()
@@ -74,7 +78,13 @@ func (r *Replicator) Progress() Progress {
 func (m *meter) step(s Step) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.p.Step, m.p.Waiting = s, ""
+	m.p.Step, m.p.Waiting, m.p.Doing = s, "", ""
+}
+
+func (m *meter) doing(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p.Doing, m.p.Waiting = what, ""
 }
 
 func (m *meter) waiting(what string, err error) {

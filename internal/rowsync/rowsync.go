@@ -207,14 +207,22 @@ func (r *Replicator) ends(ctx context.Context) (engine.Source, engine.Target, er
 // agree has both ends hash rows the same way, where their servers could do it in
 // several.
 func (r *Replicator) agree(s engine.Source, t engine.Target) error {
-	a, ok := s.(engine.DigestForms)
-	b, both := t.(engine.DigestForms)
-	if !ok || !both {
-		return nil
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.agreed == [2]any{s, t} {
+		return nil
+	}
+	if err := agree(r.cfg.Name, s, t); err != nil {
+		return err
+	}
+	r.agreed = [2]any{s, t}
+	return nil
+}
+
+func agree(name string, s engine.Source, t engine.Target) error {
+	a, ok := s.(engine.DigestForms)
+	b, both := t.(engine.DigestForms)
+	if !ok || !both {
 		return nil
 	}
 	have := b.DigestForms()
@@ -223,12 +231,11 @@ func (r *Replicator) agree(s engine.Source, t engine.Target) error {
 			continue
 		}
 		if err := errors.Join(a.UseDigestForm(form), b.UseDigestForm(form)); err != nil {
-			return fmt.Errorf("hash rows of %s by %s at both ends: %w", r.cfg.Name, form, err)
+			return fmt.Errorf("hash rows of %s by %s at both ends: %w", name, form, err)
 		}
-		r.agreed = [2]any{s, t}
 		return nil
 	}
-	return fmt.Errorf("compare %s: the source can hash rows by %v, the target by %v", r.cfg.Name, a.DigestForms(), have)
+	return fmt.Errorf("compare %s: the source can hash rows by %v, the target by %v", name, a.DigestForms(), have)
 }
 
 // patient repeats f while it fails for a passing reason, reaching both ends anew.

@@ -49,11 +49,10 @@ type Verification struct {
 
 // verifier compares one table after another while changes are applied.
 type verifier struct {
-	r    *Replicator
-	src  engine.Source
-	dst  engine.Target
-	res  *Verification
-	wait func(ctx context.Context, mark engine.Pos) error // until the target is there
+	src, dst engine.Reader
+	meter    *meter
+	res      *Verification
+	pass     func(ctx context.Context) error // waits until the target has passed where the source is now
 }
 
 // Verify compares both ends whole while the source is written to. Rows that differ are
@@ -125,7 +124,13 @@ func (n *run) alongside(ctx context.Context, f func(context.Context, *verifier) 
 			ended <- struct{}{}
 		}()
 	}
-	err = f(ctx, &verifier{r: n.r, src: src, dst: dst, wait: n.r.reach})
+	err = f(ctx, &verifier{src: src, dst: dst, meter: &n.r.meter, pass: func(ctx context.Context) error {
+		mark, err := src.Mark(ctx, n.r.cfg.Stream)
+		if err != nil {
+			return fmt.Errorf("mark the source's position: %w", err)
+		}
+		return n.r.reach(ctx, mark)
+	}})
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
@@ -172,7 +177,7 @@ func (v *verifier) all(ctx context.Context, ps []pair) error {
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", p.src.Name, err)
 		}
-		v.r.meter.table(p.src.Name, func(t *TableStats) { t.Done = true })
+		v.meter.table(p.src.Name, func(t *TableStats) { t.Done = true })
 	}
 	return nil
 }
@@ -189,7 +194,7 @@ func (v *verifier) table(ctx context.Context, p pair) error {
 				b.add(u.bucket(i), u.src[i].Rows, u.dst[i].Rows)
 			}
 		}
-		v.r.meter.table(p.src.Name, func(t *TableStats) { t.Compared, t.Rows = rows, p.src.Rows })
+		v.meter.table(p.src.Name, func(t *TableStats) { t.Compared, t.Rows = rows, p.src.Rows })
 		if len(b.ranges) == 0 {
 			return nil
 		}
@@ -251,15 +256,6 @@ func (v *verifier) suspects(ctx context.Context, p pair, keys []engine.Row) erro
 		keys, before = rest, after
 	}
 	return nil
-}
-
-// pass waits until the target has passed where the source is now.
-func (v *verifier) pass(ctx context.Context) error {
-	mark, err := v.src.Mark(ctx, v.r.cfg.Stream)
-	if err != nil {
-		return fmt.Errorf("mark the source's position: %w", err)
-	}
-	return v.wait(ctx, mark)
 }
 
 func (v *verifier) differs(p pair, key, src, dst engine.Row) {

@@ -110,12 +110,13 @@ func (p *standby) rejoin(ctx context.Context) (again bool, did []string, err err
 		return false, nil, fmt.Errorf("read the old primary's history: %w", err)
 	}
 	err = at(ctx, p.o.Source.Options, func(s *server) error {
-		var pos, state string
-		err := s.text.QueryRowContext(ctx, "SELECT @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state").Scan(&pos, &state)
+		var pos, state, seeded string
+		// What came with the seed is in no binlog of its own.
+		err := s.text.QueryRowContext(ctx, "SELECT @@GLOBAL.gtid_current_pos, @@GLOBAL.gtid_binlog_state, @@GLOBAL.gtid_slave_pos").Scan(&pos, &state, &seeded)
 		if err != nil {
 			return explain(err)
 		}
-		all = strings.Split(state, ",")
+		all = strings.Split(state+","+seeded, ",")
 		theirs, err = parseGTIDs(pos)
 		return err
 	})

@@ -129,7 +129,10 @@ type Database struct {
 	Source  Endpoint
 	Target  Endpoint
 	Tables  Tables
-	Line    int
+	// CopyInstance has accounts, jobs and what else lives outside the database made at
+	// the target; they are only listed otherwise.
+	CopyInstance bool
+	Line         int
 }
 
 // Tables chooses tables of a database by patterns of schema.table, as path.Match
@@ -143,6 +146,7 @@ type Endpoint struct {
 	PasswordFile    string
 	PasswordEnv     string
 	PasswordCommand []string
+	Server          *DatabaseServer // its machine; nil where nothing was said of it
 }
 
 // Group is a set of things that recover together, in this order.

@@ -17,6 +17,7 @@ func (r *reader) databases(n *yaml.Node, e *Estate) {
 			{"engine", true, func(w string, n *yaml.Node) { d.Engine = r.choice(w, n, "mssql", "postgres", "mariadb") }},
 			{"mode", false, func(w string, n *yaml.Node) { d.Mode = r.choice(w, n, "logical", "physical") }},
 			{"capture", false, func(w string, n *yaml.Node) { d.Capture = r.choice(w, n, "auto", "change-tracking", "triggers") }},
+			{"instance", false, func(w string, n *yaml.Node) { d.CopyInstance = r.choice(w, n, "list", "copy") == "copy" }},
 			{"tables", false, func(w string, n *yaml.Node) { d.Tables = r.tables(w, n) }},
 			{"source", true, func(w string, n *yaml.Node) { d.Source = r.endpoint(w, n) }},
 			{"target", true, func(w string, n *yaml.Node) { d.Target = r.endpoint(w, n) }},
@@ -27,6 +28,7 @@ func (r *reader) databases(n *yaml.Node, e *Estate) {
 		if d.Source.DSN != "" && d.Source.DSN == d.Target.DSN {
 			r.fault(n, label("database", i, n), "source and target are the same database")
 		}
+		r.mode(label("database", i, n), n, &d)
 		e.Databases = append(e.Databases, d)
 	})
 }
@@ -59,6 +61,7 @@ func (r *reader) endpoint(where string, n *yaml.Node) (p Endpoint) {
 		{"password_file", false, func(w string, n *yaml.Node) { p.PasswordFile = r.path(w, n); places++ }},
 		{"password_env", false, func(w string, n *yaml.Node) { p.PasswordEnv = r.variable(w, n); places++ }},
 		{"password_command", false, func(w string, n *yaml.Node) { p.PasswordCommand = r.texts(w, n); places++ }},
+		{"server", false, func(w string, n *yaml.Node) { p.Server = r.databaseServer(w, n) }},
 	})
 	if places > 1 {
 		r.fault(n, where, "want at most one of password_file, password_env and password_command")

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"net"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// DatabaseServer is the machine of one end of a database that is copied physically, and
+// how its server is run there.
+type DatabaseServer struct {
+	// Host is reached by ssh: a name of servers:, or of a host that ssh knows. Empty:
+	// the machine Leeward runs on.
+	Host    string
+	Address string // host:port as the server at the other end reaches this one; empty: as in the DSN
+	Data    string // the server's data directory, an absolute path there
+	Owner   string // account that owns it and runs the server
+	Tools   string // directory of the engine's programs there
+	Start   []string
+	Stop    []string
+}
+
+func (r *reader) databaseServer(where string, n *yaml.Node) *DatabaseServer {
+	s := &DatabaseServer{}
+	r.mapping(where, n, []field{
+		{"host", false, func(w string, n *yaml.Node) { s.Host = r.word(w, n) }},
+		{"address", false, func(w string, n *yaml.Node) { s.Address = r.reachedAt(w, n) }},
+		{"data", true, func(w string, n *yaml.Node) { s.Data = r.pathThere(w, n) }},
+		{"owner", false, func(w string, n *yaml.Node) { s.Owner = r.word(w, n) }},
+		{"tools", false, func(w string, n *yaml.Node) { s.Tools = r.pathThere(w, n) }},
+		{"start", false, func(w string, n *yaml.Node) { s.Start = r.texts(w, n) }},
+		{"stop", false, func(w string, n *yaml.Node) { s.Stop = r.texts(w, n) }},
+	})
+	if (len(s.Start) == 0) != (len(s.Stop) == 0) {
+		r.fault(n, where, "want both start and stop, or neither")
+	}
+	return s
+}
+
+// pathThere reads an absolute path of another machine.
+func (r *reader) pathThere(where string, n *yaml.Node) string {
+	s, ok := r.text(where, n)
+	if ok && (!strings.HasPrefix(s, "/") || strings.TrimRight(s, "/") == "" || strings.Contains(s+"/", "/../")) {
+		r.fault(n, where, "%q: want a whole path, as in /srv/postgres/shop", s)
+		return ""
+	}
+	return strings.TrimRight(s, "/")
+}
+
+func (r *reader) reachedAt(where string, n *yaml.Node) string {
+	s := r.word(where, n)
+	if s == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(s)
+	if p, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || p < 1 || p > 65535 {
+		r.fault(n, where, "%q: want host:port, as in 10.20.0.5:5432", s)
+		return ""
+	}
+	return s
+}
+
+// mode refuses what does not go with how a database is replicated.
+func (r *reader) mode(where string, n *yaml.Node, d *Database) {
+	ends := []struct {
+		name string
+		e    Endpoint
+	}{{"source", d.Source}, {"target", d.Target}}
+	if d.Mode != "physical" {
+		return // server: may be there: plan compares the modes
+	}
+	switch {
+	case d.Engine == "mssql":
+		r.fault(n, where, "mode: physical is not driven for mssql; leave mode out: rows are replicated then")
+	case len(d.Tables.Include)+len(d.Tables.Exclude) > 0:
+		r.fault(n, where, "tables: chooses rows; a physical copy is of the whole server: leave it out, or mode:")
+	case d.CopyInstance:
+		r.fault(n, where, "instance: copy: a physical copy has all of that already: leave it out")
+	case d.Target.Server == nil:
+		r.fault(n, where, "mode: physical wants server: {data: …} for the target: where the copy is to be")
+	case d.Engine == "mariadb" && d.Source.Server == nil:
+		r.fault(n, where, "mode: physical wants server: {data: …} for the source: mariadb-backup runs there")
+	}
+	for _, x := range ends {
+		if d.Engine == "mariadb" && x.e.Server != nil && len(x.e.Server.Start) == 0 {
+			r.fault(n, where, "%s: server: start and stop are missing: the commands that start and stop the server, as in [systemctl, start, mariadb]", x.name)
+		}
+	}
+}

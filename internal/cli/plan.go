@@ -119,7 +119,7 @@ func renderPlanSpace(w io.Writer, p *protect.PointSpace) {
 	if p == nil || len(p.Unknown) == len(p.Servers) {
 		return
 	}
-	fmt.Fprintf(w, "Recovery points: hold %s, about %s once keep: is in full use, %s can be written%s\n", size(p.Held), size(p.Full), size(p.Room),
+	fmt.Fprintf(w, "Recovery points: hold %s, %s %s once keep: is in full use, %s can be written%s\n", size(p.Held), choose(p.Bound, "at most", "about"), size(p.Full), size(p.Room),
 		choose(p.Short() > 0, "  NOT ENOUGH", ""))
 }
 

@@ -238,17 +238,7 @@ func (l *lister) begin() (err error) {
 		return err
 	}
 	l.drills = drilledPoints(l.store.Dir())
-	l.users = map[string][]string{}
-	names, err := l.store.GroupNames()
-	for _, name := range names {
-		points, _ := l.store.GroupPoints(name) // damaged ones are told with their group
-		for _, g := range points {
-			for _, m := range g.Manifest.Servers {
-				key := string(m.Server) + "/" + string(m.Point)
-				l.users[key] = append(l.users[key], name+"/"+string(g.ID))
-			}
-		}
-	}
+	l.users, err = l.store.Users()
 	return err
 }
 
@@ -279,7 +269,7 @@ func (l *lister) server(name dr.ServerName, space *protect.PointSpace, i int) se
 		out := summarize(p)
 		out.kept = l.keptBy(p.Place(), stay[p.ID])
 		out.UsedBy = l.users[p.Place().String()]
-		out.Proven = l.proven(p)
+		out.Proven = l.proven(p.Place())
 		if k := slices.IndexFunc(space.Servers[i].Points, func(q *replica.Point) bool { return q.ID == p.ID }); k >= 0 {
 			out.Cost = &space.Servers[i].Costs[k]
 		}
@@ -308,11 +298,11 @@ func (l *lister) keptBy(p replica.Place, why []string) kept {
 
 // proven tells whether a drill has proven the point, by what lies with it or in the
 // record of drills.
-func (l *lister) proven(p *replica.Point) string {
+func (l *lister) proven(p replica.Place) string {
 	if proof, err := p.Proof(); err == nil && proof != nil {
 		return choose(proof.Outcome == dr.Done, provenYes, provenNo)
 	}
-	if d, ok := l.drills[p.Place().String()]; ok {
+	if d, ok := l.drills[p.String()]; ok {
 		return d
 	}
 	return provenNever
@@ -343,11 +333,7 @@ func (l *lister) group(g *config.Group) groupPoints {
 func (l *lister) provenGroup(m *replica.GroupManifest) string {
 	out := provenYes
 	for i := range m.Servers {
-		p, err := l.store.Member(&m.Servers[i])
-		if err != nil {
-			return provenNo
-		}
-		switch l.proven(p) {
+		switch l.proven(l.store.MemberPlace(&m.Servers[i])) {
 		case provenNo:
 			return provenNo
 		case provenNever:
@@ -415,6 +401,12 @@ func renderPoints(w io.Writer, e *config.Estate, res *pointList, now time.Time) 
 	if len(res.Servers) > 0 {
 		t.print(w, "")
 	}
+	fmt.Fprintln(w)
+	for _, g := range res.Groups {
+		for _, p := range g.Points {
+			renderMarks(w, g.Group, p.ID, nil, &p.kept) // its servers tell what is unusual
+		}
+	}
 	for _, s := range res.Servers {
 		for _, p := range s.Points {
 			renderMarks(w, string(s.Server), p.ID, p.Anomalies, &p.kept)
@@ -463,13 +455,13 @@ func renderMarks(w io.Writer, of string, id dr.PointID, unusual []replica.Anomal
 func renderPointTrouble(w io.Writer, res *pointList) {
 	for _, g := range res.Groups {
 		if g.Err != "" {
-			fmt.Fprintf(w, "\n%s\n", g.Group)
+			fmt.Fprintf(w, "%s\n", g.Group)
 			renderTrouble(w, g.Err, "")
 		}
 	}
 	for _, s := range res.Servers {
 		if s.Err != "" {
-			fmt.Fprintf(w, "\n%s\n", s.Server)
+			fmt.Fprintf(w, "%s\n", s.Server)
 			renderTrouble(w, s.Err, "")
 		}
 	}
@@ -480,9 +472,9 @@ func renderSpace(w io.Writer, e *config.Estate, p *protect.PointSpace) {
 	if p == nil || len(p.Servers) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nRecovery points hold %s beside the replicas; %s can be written\n", size(p.Held), size(p.Room))
+	fmt.Fprintf(w, "Recovery points hold %s beside the replicas; %s can be written\n", size(p.Held), size(p.Room))
 	if len(p.Unknown) < len(p.Servers) {
-		fmt.Fprintf(w, "Once keep: is in full use: about %s%s%s\n", size(p.Full),
+		fmt.Fprintf(w, "Once keep: is in full use: %s %s%s%s\n", choose(p.Bound, "at most", "about"), size(p.Full),
 			choose(len(p.Unknown) > 0, fmt.Sprintf(" without %s, which have too few points to tell", count(len(p.Unknown), "server")), ""),
 			choose(p.Short() > 0, "  NOT ENOUGH by about "+size(p.Short()), ""))
 	} else {

@@ -35,9 +35,9 @@ web    none
 web1    20170906T020000.000Z  1h00m  fuzzy (2 files)  never    34,567  1.10 GB  12.0 MB  group
 web1    20170906T010000.000Z  2h00m  crash            yes           0      0 B        -  PINNED by itself, locked until 2017-09-07 03:00
 db1     none
+
 UNUSUAL in 20170906T020000.000Z of web1: /: 93 % of its files changed or gone, usually 1 %
 20170906T010000.000Z of web1 is pinned: the last before an unusual change
-
 Recovery points hold 12.0 MB beside the replicas; 5.00 GB can be written
 Once keep: is in full use: about 9.00 GB without 1 server, which have too few points to tell  NOT ENOUGH by about 3.99 GB
 Mounted on /mnt/x: 20170906T010000.000Z of web1; end it by: leeward points umount /mnt/x

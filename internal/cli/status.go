@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/config"
@@ -55,6 +57,7 @@ type groupStatus struct {
 	RPO     time.Duration  `json:"rpo_ns,omitempty"`
 	Skew    time.Duration  `json:"skew_ns,omitempty"`
 	Consist dr.Consistency `json:"consistency,omitempty"`
+	Pinned  []pinnedPoint  `json:"pinned,omitempty"`
 	Err     string         `json:"error,omitempty"`
 }
 
@@ -125,12 +128,17 @@ func addDrills(res *statusResult, drills map[dr.ServerName]drill.Result) {
 func addPins(res *statusResult, stored []storedServer) {
 	for i, s := range stored {
 		for _, p := range s.points {
-			m, err := p.Place().Marks() // what is wrong with them points tells
-			if err == nil && m.Pin != nil && m.Pin.Automatic {
-				res.Servers[i].Pinned = append(res.Servers[i].Pinned, pinnedPoint{p.ID, *m.Pin})
-			}
+			res.Servers[i].Pinned = appendPinned(res.Servers[i].Pinned, p.Place())
 		}
 	}
+}
+
+func appendPinned(to []pinnedPoint, p replica.Place) []pinnedPoint {
+	m, err := p.Marks() // what is wrong with them points tells
+	if err == nil && m.Pin != nil && m.Pin.Automatic {
+		to = append(to, pinnedPoint{p.ID, *m.Pin})
+	}
+	return to
 }
 
 // addGroups tells how old the newest point of each group is that has one of the members.
@@ -146,17 +154,20 @@ func addGroups(ctx context.Context, e *config.Estate, res *statusResult, servers
 		if !l.concerns(&g, servers, databases) {
 			continue
 		}
-		points, err := s.GroupPoints(g.Name)
-		v := groupStatus{Group: g.Name, Outcome: dr.NotDone, Points: len(points), RPO: g.Objective.RPO}
+		newest, n, err := s.NewestGroupPoint(g.Name)
+		v := groupStatus{Group: g.Name, Outcome: dr.NotDone, Points: n, RPO: g.Objective.RPO}
 		if err != nil {
 			v.Err = err.Error()
 		}
-		if len(points) > 0 {
-			m := points[0].Manifest
+		if newest != nil {
+			m := newest.Manifest
 			v.Newest, v.Age, v.Skew, v.Consist = m.ID, now.Sub(m.From), m.Skew, m.Consistency
 			if v.RPO == 0 || v.Age <= v.RPO {
 				v.Outcome = dr.Done
 			}
+		}
+		for _, p := range s.GroupPlaces(g.Name) {
+			v.Pinned = appendPinned(v.Pinned, p)
 		}
 		res.Groups = append(res.Groups, v)
 	}
@@ -207,7 +218,7 @@ func renderStatus(w io.Writer, res *statusResult) {
 	}
 	renderRowsStatus(w, res.Databases)
 	renderGroupStatus(w, res.Groups)
-	renderUnusual(w, res.Servers)
+	renderUnusual(w, res)
 	for _, s := range res.Servers {
 		if s.Err != "" {
 			fmt.Fprintf(w, "\n%s\n", s.Server)
@@ -242,15 +253,37 @@ func renderGroupStatus(w io.Writer, groups []groupStatus) {
 
 // renderUnusual tells of changes far outside what is usual, until somebody unpins what
 // was kept because of them.
-func renderUnusual(w io.Writer, servers []serverStatus) {
-	for _, s := range servers {
+func renderUnusual(w io.Writer, res *statusResult) {
+	var ids []string
+	var first string
+	var lines bytes.Buffer
+	pinned := func(of string, points []pinnedPoint) {
+		for _, p := range points {
+			fmt.Fprintf(&lines, "%s of %s is pinned: %s\n", p.ID, of, clean(p.Pin.Reason))
+			ids = append(ids, of+"/"+string(p.ID))
+		}
+	}
+	for _, s := range res.Servers {
 		if s.Newest != nil {
-			renderAnomalies(w, s.Newest.ID, s.Newest.Anomalies)
+			renderAnomalies(&lines, s.Newest.ID, s.Newest.Anomalies)
 		}
-		for _, p := range s.Pinned {
-			fmt.Fprintf(w, "%s of %s is pinned: %s\n    what to do: leeward points diff %s/%s newest shows what changed; when all is well: leeward points unpin %s\n",
-				p.ID, s.Server, clean(p.Pin.Reason), s.Server, p.ID, p.ID)
+		pinned(string(s.Server), s.Pinned)
+		if first == "" && len(ids) > 0 {
+			first = ids[0]
 		}
+	}
+	for _, g := range res.Groups {
+		pinned(g.Group, g.Pinned)
+	}
+	if lines.Len() == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s", lines.Bytes())
+	if first != "" {
+		fmt.Fprintf(w, "    what to do: leeward points diff %s newest shows what changed since\n", first)
+	}
+	if len(ids) > 0 {
+		fmt.Fprintf(w, "    when all is well: leeward points unpin %s\n", strings.Join(ids, " "))
 	}
 }
 

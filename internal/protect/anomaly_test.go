@@ -111,11 +111,14 @@ type pointsWorld struct {
 	at    time.Time
 }
 
-func newPointsWorld(t *testing.T) *pointsWorld {
+func newPointsWorld(t *testing.T) *pointsWorld { return newPointsWorldOf(t, 1<<30) }
+
+// newPointsWorldOf is newPointsWorld with a store of so many bytes.
+func newPointsWorldOf(t *testing.T, size int64) *pointsWorld {
 	from := mounted(t, 512)
 	ctx := t.Context()
 	dir := t.TempDir()
-	if err := replica.EnsurePool(ctx, dir, replica.PoolOptions{Size: 1 << 30}); err != nil {
+	if err := replica.EnsurePool(ctx, dir, replica.PoolOptions{Size: size}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

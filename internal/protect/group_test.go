@@ -74,3 +74,44 @@ func TestRetainRemovesWhatRunsOut(t *testing.T) {
 		t.Errorf("left of the group: %d, %v", len(points), err)
 	}
 }
+
+// TestDefaultGivesWay fills a small store with points: without keep: the oldest go
+// before their time, with it none does.
+func TestDefaultGivesWay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it fills a store; -short was given")
+	}
+	w := newPointsWorldOf(t, 550<<20)
+	r := w.pass.run
+	w.carry.Space = w.pass.mounted.Reserve
+	var last *replica.Point
+	for range 8 {
+		shell(t, w.from, `head -c 50000000 /dev/urandom > f`)
+		last = w.point()
+	}
+	w.release()
+	retain := func() *RunResult {
+		res := &RunResult{Servers: []ServerRun{{Server: "web1", Outcome: dr.Done, made: last}}, Groups: []GroupRun{{Group: "all", Outcome: dr.Done}}}
+		r.retain(t.Context(), res, last.ID)
+		return res
+	}
+	before, err := r.store.Room()
+	if err != nil || before > 100<<20 {
+		t.Fatalf("%d MiB of room, %v: the store is too large for this test", before>>20, err)
+	}
+	r.Estate.Keep = config.Keep{Last: 12, Given: true}
+	if res := retain(); len(res.Servers[0].Removed)+len(res.Groups[0].Removed) > 0 || len(res.Findings) != 1 || !strings.Contains(res.Findings[0].Text, "space in the store is short") {
+		t.Errorf("what the user keeps: removed %v; %+v", res.Servers[0].Removed, res.Findings)
+	}
+	r.Estate.Keep = config.Keep{}
+	res := retain()
+	n := len(res.Servers[0].Removed)
+	if n == 0 || n > 5 || n != len(res.Groups[0].Removed) || len(res.Findings) != 1 || !strings.Contains(res.Findings[0].Text, "before their time") {
+		t.Errorf("by default: removed %v and %v; %+v", res.Servers[0].Removed, res.Groups[0].Removed, res.Findings)
+	}
+	space, err := measureSpace(r.store, r.Estate, []dr.ServerName{"web1"})
+	if err != nil || space.Room < space.Next || len(space.Servers[0].Points) != 8-n {
+		t.Errorf("then: %+v, %v", space, err)
+	}
+	t.Logf("%d MiB of room before, %d after %d of 8 points went; the next may want %d", before>>20, space.Room>>20, n, space.Next>>20)
+}

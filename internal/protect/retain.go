@@ -198,10 +198,11 @@ func (r *run) settledRoom(ctx context.Context, want int64) (room int64, err erro
 // PointSpace says what recovery points take, and will take.
 type PointSpace struct {
 	Servers []ServerSpace `json:"servers"`
-	Held    int64         `json:"held"` // by all points together, beside the replicas
-	Full    int64         `json:"full"` // estimate of the same once keep: is in full use; of the servers that are known
-	Next    int64         `json:"next"` // estimate of what the next pass of all adds
-	Room    int64         `json:"room"` // that can be written
+	Held    int64         `json:"held"`          // by all points together, beside the replicas
+	Full    int64         `json:"full"`          // estimate of the same once keep: is in full use; of the servers that are known
+	Bound   bool          `json:"full_is_bound"` // Full is rather too much: no points of that age are known
+	Next    int64         `json:"next"`          // estimate of what the next pass of all adds
+	Room    int64         `json:"room"`          // that can be written
 	// Unknown are servers with fewer than two points, of which there is no estimate.
 	Unknown []dr.ServerName `json:"unknown,omitempty"`
 }
@@ -215,8 +216,9 @@ type ServerSpace struct {
 	Held   int64            `json:"held"`
 	Full   int64            `json:"full"`
 	Known  bool             `json:"known"` // Full is an estimate, not nothing
-	Points []*replica.Point `json:"-"`     // newest first
-	Costs  []replica.Cost   `json:"-"`     // of each
+	Bound  bool             `json:"full_is_bound"`
+	Points []*replica.Point `json:"-"` // newest first
+	Costs  []replica.Cost   `json:"-"` // of each
 }
 
 // MeasureSpace says what the points of the named servers take.
@@ -244,6 +246,7 @@ func measureSpace(store *replica.Store, e *config.Estate, names []dr.ServerName)
 	for i, s := range p.Servers {
 		p.Held += s.Held
 		p.Full += s.Full
+		p.Bound = p.Bound || s.Bound
 		p.Next += next[i]
 		if !s.Known {
 			p.Unknown = append(p.Unknown, s.Server)
@@ -273,7 +276,9 @@ func (s *ServerSpace) measure(store *replica.Store, e *config.Estate, name dr.Se
 	}
 	s.Known = true
 	for _, k := range e.KeepsOf(name) {
-		s.Full = max(s.Full, growth.Forecast(keepOf(k)))
+		if full, bound := growth.Forecast(keepOf(k)); full > s.Full {
+			s.Full, s.Bound = full, bound
+		}
 	}
 	for _, x := range growth.Samples[:min(3, len(growth.Samples))] {
 		next = max(next, x.Held)
@@ -286,8 +291,12 @@ func spaceFinding(e *config.Estate, p *PointSpace) (f Finding, short bool) {
 	if p.Short() == 0 {
 		return f, false
 	}
-	text := fmt.Sprintf("recovery points hold %d MiB and will want about %d MiB once keep: is in full use; %d MiB can be written",
-		p.Held>>20, p.Full>>20, p.Room>>20)
+	about := "about"
+	if p.Bound {
+		about = "at most"
+	}
+	text := fmt.Sprintf("recovery points hold %d MiB and will want %s %d MiB once keep: is in full use; %d MiB can be written",
+		p.Held>>20, about, p.Full>>20, p.Room>>20)
 	var bound []string
 	for _, s := range p.Servers {
 		if _, gives := RetentionOf(e, s.Server); !gives {
@@ -295,7 +304,7 @@ func spaceFinding(e *config.Estate, p *PointSpace) (f Finding, short bool) {
 		}
 	}
 	if len(bound) == 0 {
-		return Finding{Warning, text + ": older ones will be removed before their time", "make the store larger, or write a smaller keep:"}, true
+		return Finding{Warning, text + ": older ones may have to go before their time", "make the store larger, or write a smaller keep:"}, true
 	}
-	return Finding{Warning, text + ": as keep: is for " + strings.Join(bound, ", ") + ", passes will fail for want of space", "make the store larger, or write a smaller keep:"}, true
+	return Finding{Warning, text + ": keep: is to the letter for " + strings.Join(bound, ", ") + ", whose passes may then fail for want of space", "make the store larger, or write a smaller keep:"}, true
 }

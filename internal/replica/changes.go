@@ -79,7 +79,7 @@ func (p *Point) SetProof(proof Proof) error {
 }
 
 // Proof returns what the last drill of the point found, nil where there was none.
-func (p *Point) Proof() (*Proof, error) {
+func (p Place) Proof() (*Proof, error) {
 	b, err := os.ReadFile(filepath.Join(p.Dir, proofFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -92,7 +92,7 @@ func (p *Point) Proof() (*Proof, error) {
 		err = fmt.Errorf("version %d, this Leeward reads %d", proof.Version, proofVersion)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read proof of recovery point %s of %s: %w", p.ID, p.Manifest.Server, err)
+		return nil, fmt.Errorf("read proof of recovery point %s: %w", p, err)
 	}
 	return &proof, nil
 }

@@ -223,7 +223,7 @@ func (s *Store) Member(m *GroupServer) (*Point, error) {
 	if !dr.ValidName(string(m.Server)) || strings.ContainsRune(string(m.Point), '/') {
 		return nil, fmt.Errorf("%w: it names no server's point: %q of %q", ErrDamagedPoint, m.Point, m.Server)
 	}
-	p, err := readPoint(filepath.Join(s.root, "servers", string(m.Server), pointsDir, string(m.Point)))
+	p, err := readPoint(s.MemberPlace(m).Dir)
 	if err == nil && p.Manifest.Digest != m.Manifest {
 		err = errors.New("it is another than the one meant")
 	}
@@ -231,6 +231,12 @@ func (s *Store) Member(m *GroupServer) (*Point, error) {
 		return nil, fmt.Errorf("recovery point %s of %s: %w: %w", m.Point, m.Server, ErrDamagedPoint, err)
 	}
 	return p, nil
+}
+
+// MemberPlace returns where the server's point lies that a group's point names, whether
+// it is there or not.
+func (s *Store) MemberPlace(m *GroupServer) Place {
+	return Place{string(m.Server), m.Point, filepath.Join(s.root, "servers", string(m.Server), pointsDir, string(m.Point))}
 }
 
 func (s *Store) holdMember(m *GroupServer) (release func() error, err error) {
@@ -269,6 +275,50 @@ func (s *Store) GroupPoints(group string) (points []*GroupPoint, err error) {
 		points = append(points, g)
 	}
 	return points, errors.Join(errs...)
+}
+
+// NewestGroupPoint returns the newest point of a group that is complete, nil where none
+// is, and how many manifests there are. An error tells of newer ones that are damaged,
+// and does not spoil the point.
+func (s *Store) NewestGroupPoint(group string) (newest *GroupPoint, count int, err error) {
+	all, err := s.groupManifests(group)
+	errs := []error{err}
+	for _, g := range all {
+		if err := s.whole(g); err != nil {
+			errs = append(errs, fmt.Errorf("recovery point %s of group %s: %w", g.ID, group, err))
+			continue
+		}
+		newest = g
+		break
+	}
+	return newest, len(all), errors.Join(errs...)
+}
+
+// GroupPlaces returns where the points of a group lie, newest first, also of those that
+// lack a member. Damaged ones are not among them.
+func (s *Store) GroupPlaces(group string) (out []Place) {
+	all, _ := s.groupManifests(group) // what is damaged is told where the points are listed
+	for _, g := range all {
+		out = append(out, g.Place())
+	}
+	return out
+}
+
+// Users returns which points of groups use each point of servers, by its place's name.
+// What a group's damaged point uses is not among them.
+func (s *Store) Users() (map[string][]string, error) {
+	out := map[string][]string{}
+	names, err := s.GroupNames()
+	for _, name := range names {
+		points, _ := s.groupManifests(name) // damaged ones are told where the group's are listed
+		for _, g := range points {
+			for i := range g.Manifest.Servers {
+				key := s.MemberPlace(&g.Manifest.Servers[i]).String()
+				out[key] = append(out[key], g.Place().String())
+			}
+		}
+	}
+	return out, err
 }
 
 // whole makes sure that all members of a point are there.

@@ -102,9 +102,10 @@ func (r *Replica) GrowthOf(points []*Point, costs []Cost) (*Growth, error) {
 }
 
 // Forecast estimates how many bytes the points that k keeps will hold once it is in
-// full use, at the pace of the passes so far. Where no point of like age is known, it
-// takes content to change anew all the time: it is then too much rather than too little.
-func (g *Growth) Forecast(k Keep) int64 {
+// full use, at the pace of the passes so far. Where no point is known that is nearly as
+// far from its neighbour as some will be, it takes content to change anew all the time
+// and is a bound, too much rather than too little.
+func (g *Growth) Forecast(k Keep) (sum int64, bound bool) {
 	const longest = 50_000 // points; of one pass a minute that is a month
 	every := max(g.Every, time.Minute)
 	span := max(time.Duration(k.Last)*every, time.Duration(k.Hourly)*max(time.Hour, every), time.Duration(k.Daily)*max(24*time.Hour, every))
@@ -114,30 +115,29 @@ func (g *Growth) Forecast(k Keep) int64 {
 		ids = append(ids, dr.NewPointID(end.Add(-ago)))
 	}
 	stay := k.choose(ids)
-	var sum int64
 	var newer time.Duration
 	for i, id := range ids {
 		if len(stay[id]) == 0 {
 			continue
 		}
 		if ago := time.Duration(i) * every; ago > 0 {
-			sum += g.cost(ago - newer)
-			newer = ago
+			cost, near := g.cost(ago - newer)
+			sum, bound, newer = sum+cost, bound || !near, ago
 		}
 	}
-	return sum
+	return sum, bound
 }
 
 // cost estimates what a point holds that the next newer one, made after it, does not:
-// as the known one that is nearest by age.
-func (g *Growth) cost(after time.Duration) int64 {
+// as the known one that is nearest by age, and whether it is near at all.
+func (g *Growth) cost(after time.Duration) (bytes int64, near bool) {
 	best, distance := Sample{}, math.Inf(1)
 	for _, s := range g.near(after) {
 		if d := math.Abs(math.Log(float64(after) / float64(s.After))); d < distance {
 			best, distance = s, d
 		}
 	}
-	return min(int64(float64(best.Held)*float64(after)/float64(best.After)), g.Most)
+	return min(int64(float64(best.Held)*float64(after)/float64(best.After)), g.Most), best.After > after/4
 }
 
 // near returns the samples within a factor of two of after, as one of their median,

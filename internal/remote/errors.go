@@ -106,6 +106,9 @@ func broken(t Target, stderr string, code int, err error) error {
 			"a policy (fapolicyd, SELinux, AppArmor) stops unknown programs there; allow "+cacheDirs[0]+"/leeward-*")
 	case strings.Contains(stderr, "Exec format error"):
 		return fmt.Errorf("the host cannot run this program: %s", said)
+	case strings.Contains(stderr, "libc.so"), strings.Contains(stderr, "libpthread.so"):
+		return dr.WithHint(fmt.Errorf("the host's C library cannot run this program: %s", said),
+			"this leeward is not static; build it with make build, or with CGO_ENABLED=0")
 	case code == 255 && said == "":
 		return &temporary{fmt.Errorf("the connection was cut: %w", err)}
 	case code == 255:

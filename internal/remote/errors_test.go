@@ -81,6 +81,7 @@ func TestBroken(t *testing.T) {
 		{"", 0, "the agent ended (status 0): EOF", true},
 		{"sh: 1: /var/cache/leeward/leeward-1: Operation not permitted\n", 126, "the host does not let the agent run", false},
 		{"sh: 1: /x: Exec format error\n", 126, "the host cannot run this program", false},
+		{"/x: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by /x)\n", 1, "the host's C library cannot run this program", false},
 	}
 	for _, tt := range tests {
 		err := broken(Target{Host: "h"}, tt.stderr, tt.code, io.EOF)

@@ -29,6 +29,7 @@ func (r *reader) databases(n *yaml.Node, e *Estate) {
 			r.fault(n, label("database", i, n), "source and target are the same database")
 		}
 		r.mode(label("database", i, n), n, &d)
+		d.resolve(e)
 		e.Databases = append(e.Databases, d)
 	})
 }

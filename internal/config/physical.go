@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/leeward-dr/leeward/internal/dr"
 )
 
 // DatabaseServer is the machine of one end of a database that is copied physically, and
@@ -14,6 +16,7 @@ type DatabaseServer struct {
 	// Host is reached by ssh: a name of servers:, or of a host that ssh knows. Empty:
 	// the machine Leeward runs on.
 	Host    string
+	SSH     SSH    // complete: as the server of that name has it, or the source
 	Address string // host:port as the server at the other end reaches this one; empty: as in the DSN
 	Data    string // the server's data directory, an absolute path there
 	Owner   string // account that owns it and runs the server
@@ -60,6 +63,19 @@ func (r *reader) reachedAt(where string, n *yaml.Node) string {
 		return ""
 	}
 	return s
+}
+
+// resolve says how the machines of a database are reached.
+func (d *Database) resolve(e *Estate) {
+	for _, p := range []*Endpoint{&d.Source, &d.Target} {
+		if p.Server == nil || p.Server.Host == "" {
+			continue
+		}
+		p.Server.SSH = e.Source.SSH
+		if s := e.Server(dr.ServerName(p.Server.Host)); s != nil {
+			p.Server.Host, p.Server.SSH = s.Host, s.SSH
+		}
+	}
 }
 
 // mode refuses what does not go with how a database is replicated.

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-const physicalHead = "estate: a\ntarget: {store: /s}\ndatabases:\n"
+const physicalHead = "estate: a\nsource: {name: m, ssh: {user: ops}}\ntarget: {store: /s}\nservers: [{name: db1, host: 10.10.0.13, ssh: {port: 2222}}]\ndatabases:\n"
 
 func TestPhysical(t *testing.T) {
 	e, err := Parse("l.yaml", []byte(physicalHead+`  - name: shop
@@ -23,7 +23,7 @@ func TestPhysical(t *testing.T) {
 	d := e.Databases[0]
 	want := &DatabaseServer{Address: "10.20.0.1:5433", Data: "/srv/pg/shop", Owner: "postgres", Tools: "/usr/lib/postgresql/15/bin",
 		Start: []string{"systemctl", "start", "pg"}, Stop: []string{"systemctl", "stop", "pg"}}
-	if !reflect.DeepEqual(d.Target.Server, want) || d.Source.Server.Host != "db1" || d.Mode != "physical" {
+	if !reflect.DeepEqual(d.Target.Server, want) || d.Source.Server.Host != "10.10.0.13" || d.Source.Server.SSH.Port != 2222 || d.Source.Server.SSH.User != "ops" || d.Mode != "physical" {
 		t.Errorf("got %+v, %+v, %+v", d, d.Source.Server, d.Target.Server)
 	}
 }

@@ -59,7 +59,7 @@ func Replicate(ctx context.Context, o Options) (_ *RunResult, err error) {
 	ended := make([]time.Time, len(databases))
 	for i, db := range databases {
 		wg.Go(func() {
-			res.Databases[i] = replicateRows(ctx, db, store.Dir(), o.Progress)
+			res.Databases[i] = o.replicateRows(ctx, db, store.Dir())
 			ended[i] = time.Now()
 		})
 	}

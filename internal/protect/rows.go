@@ -39,10 +39,15 @@ func driver(name string) (engine.Driver, error) {
 // rowsConfig is how a database is replicated. store is where the data of the target's
 // store is.
 func rowsConfig(ctx context.Context, db *config.Database, store string) (c rowsync.Config, err error) {
-	c = rowsync.Config{Name: db.Name, Spool: filepath.Join(store, "databases", db.Name), Log: slog.New(slog.DiscardHandler)}
-	if db.Mode != "logical" {
-		return c, dr.WithHint(fmt.Errorf("database %s: mode: %s is not driven by this command", db.Name, db.Mode), "leave mode out: rows are replicated then")
+	if db.Mode == physical {
+		return c, dr.WithHint(fmt.Errorf("database %s: mode: physical is not replicated by rows", db.Name), "leave mode out: rows are replicated then")
 	}
+	return baseConfig(ctx, db, store)
+}
+
+// baseConfig is what both modes need.
+func baseConfig(ctx context.Context, db *config.Database, store string) (c rowsync.Config, err error) {
+	c = rowsync.Config{Name: db.Name, Spool: filepath.Join(store, "databases", db.Name), Log: slog.New(slog.DiscardHandler)}
 	if c.Driver, err = driver(db.Engine); err != nil {
 		return c, err
 	}
@@ -134,14 +139,16 @@ func rowProgress(now rowsync.Progress, p *Progress) {
 type DatabaseRun struct {
 	Database string        `json:"database"`
 	Engine   string        `json:"engine"`
+	Mode     string        `json:"mode"` // logical or physical
 	Outcome  dr.Outcome    `json:"outcome"`
-	Seeded   bool          `json:"seeded"`   // rows were compared, not only changes followed
-	Tables   []TableRun    `json:"tables"`   // those with work done, by name
-	Changes  int64         `json:"changes"`  // applied from the stream
-	Commits  int64         `json:"commits"`  // transactions of the source applied
-	Bytes    int64         `json:"bytes"`    // of rows sent by comparison, as the engine writes them
-	Position string        `json:"position"` // in the source's history, that the target stands for
-	Lag      time.Duration `json:"lag_ns"`   // age of the newest change applied
+	Did      []string      `json:"did,omitempty"` // to the standby, of mode physical
+	Seeded   bool          `json:"seeded"`        // rows were compared, not only changes followed
+	Tables   []TableRun    `json:"tables"`        // those with work done, by name
+	Changes  int64         `json:"changes"`       // applied from the stream
+	Commits  int64         `json:"commits"`       // transactions of the source applied
+	Bytes    int64         `json:"bytes"`         // of rows sent by comparison, as the engine writes them
+	Position string        `json:"position"`      // in the source's history, that the target stands for
+	Lag      time.Duration `json:"lag_ns"`        // age of the newest change applied
 	Stopped  []string      `json:"stopped,omitempty"`
 	Findings []Finding     `json:"findings,omitempty"`
 	Duration time.Duration `json:"duration_ns"`
@@ -166,10 +173,13 @@ func (d *DatabaseRun) Rows() (sum TableRun) {
 }
 
 // replicateRows makes one pass over a database.
-func replicateRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseRun) {
-	res = DatabaseRun{Database: db.Name, Engine: db.Engine, Outcome: dr.NotDone}
+func (o *Options) replicateRows(ctx context.Context, db *config.Database, store string) (res DatabaseRun) {
+	if db.Mode == physical {
+		return o.replicateStandby(ctx, db, store)
+	}
+	res = DatabaseRun{Database: db.Name, Engine: db.Engine, Mode: db.Mode, Outcome: dr.NotDone}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
+	err := withRows(ctx, db, store, o.Progress, func(r *rowsync.Replicator) error {
 		got, err := r.Pass(ctx)
 		res.take(got)
 		return err

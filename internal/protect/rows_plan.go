@@ -71,6 +71,7 @@ func (p *RowsPlan) take(a rowsync.Assessment) {
 // state its source had and was heard of within the objective.
 type RowsStatus struct {
 	Database     string        `json:"database"`
+	Mode         string        `json:"mode"` // logical or physical
 	Outcome      dr.Outcome    `json:"outcome"`
 	Phase        string        `json:"phase"` // empty before the first pass
 	Position     string        `json:"position"`
@@ -86,7 +87,10 @@ type RowsStatus struct {
 // StatusOfRows reads how the copy of a database stands, without the source. store is
 // where the data of the target's store is.
 func StatusOfRows(ctx context.Context, db *config.Database, store string, rpo time.Duration, now time.Time) RowsStatus {
-	res := RowsStatus{Database: db.Name, Outcome: dr.Unknown, RPO: rpo}
+	if db.Mode == physical {
+		return statusOfStandby(ctx, db, store, rpo, now)
+	}
+	res := RowsStatus{Database: db.Name, Mode: db.Mode, Outcome: dr.Unknown, RPO: rpo}
 	c, err := rowsConfig(ctx, db, store)
 	if err != nil {
 		res.Err = err.Error()
@@ -97,14 +101,18 @@ func StatusOfRows(ctx context.Context, db *config.Database, store string, rpo ti
 		res.Err = err.Error()
 		return res
 	}
-	res.Phase, res.Position, res.SourceTime = string(s.Phase), string(s.Position), s.SourceTime
-	res.Spooled, res.LastVerified, res.Stopped = s.SpoolBytes, s.LastVerified, stops(s.Stopped)
-	if !s.Heard.IsZero() {
-		res.Age = now.Sub(s.Heard)
-	}
-	res.Outcome = dr.NotDone
-	if s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (rpo == 0 || res.Age <= rpo) {
-		res.Outcome = dr.Done
-	}
+	res.takeStatus(s, now)
 	return res
+}
+
+func (r *RowsStatus) takeStatus(s rowsync.Status, now time.Time) {
+	r.Phase, r.Position, r.SourceTime = string(s.Phase), string(s.Position), s.SourceTime
+	r.Spooled, r.LastVerified, r.Stopped = s.SpoolBytes, s.LastVerified, stops(s.Stopped)
+	if !s.Heard.IsZero() {
+		r.Age = now.Sub(s.Heard)
+	}
+	r.Outcome = dr.NotDone
+	if s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (r.RPO == 0 || r.Age <= r.RPO) {
+		r.Outcome = dr.Done
+	}
 }

@@ -44,10 +44,13 @@ func (d RowDifference) String() string {
 }
 
 // verifyRows compares a database with its copy, while both are written to.
-func verifyRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res DatabaseVerify) {
+func (o *Options) verifyRows(ctx context.Context, db *config.Database, store string) (res DatabaseVerify) {
+	if db.Mode == physical {
+		return o.verifyStandby(ctx, db, store)
+	}
 	res = DatabaseVerify{Database: db.Name, Outcome: dr.Unknown}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
+	err := withRows(ctx, db, store, o.Progress, func(r *rowsync.Replicator) error {
 		got, err := r.Verify(ctx)
 		res.take(got)
 		return err

@@ -60,7 +60,7 @@ func Verify(ctx context.Context, o Options) (_ *VerifyResult, err error) {
 	res.Databases = make([]DatabaseVerify, len(databases))
 	var wg sync.WaitGroup
 	for i, db := range databases {
-		wg.Go(func() { res.Databases[i] = verifyRows(ctx, db, store.Dir(), o.Progress) })
+		wg.Go(func() { res.Databases[i] = o.verifyRows(ctx, db, store.Dir()) })
 	}
 	for i, name := range names {
 		wg.Go(func() {

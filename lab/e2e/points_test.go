@@ -82,7 +82,7 @@ func TestPointsOfGroups(t *testing.T) {
 	config := w.estate(t, inStore(store), two, plus("keep: {last: 2}\n"))
 	var ids []dr.PointID
 	for range 4 {
-		w.in(t, "web1", "date +%N > /etc/leeward-e2e; rm -f /root/e2e-*; seq 100000 > /root/e2e-$$")
+		w.in(t, "web1", "date +%N > /etc/leeward-e2e; rm -f /root/e2e-*; seq 300000 > /root/e2e-$$")
 		var res protect.RunResult
 		w.must(t, config, "replicate").into(t, &res)
 		if len(res.Groups) != 1 || res.Groups[0].Group != "all" || res.Groups[0].Outcome != dr.Done || len(res.Findings) > 0 {

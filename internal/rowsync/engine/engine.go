@@ -401,6 +401,32 @@ type Instance interface {
 	InstanceObjects(ctx context.Context) ([]Object, []Finding, error)
 }
 
+// InstanceTarget makes what an Instance lists. Targets of drivers may offer it.
+type InstanceTarget interface {
+	Instance
+	// MakeInstanceObject makes an object as it is at the source; other tells that one of
+	// its kind and name is there and is another. It fails with a KeptError where it
+	// leaves what is there alone. No error holds a password or its hash.
+	MakeInstanceObject(ctx context.Context, o Object, other bool) error
+}
+
+// KindParameter is the kind of instance objects that are compared and never made: what
+// is right at one machine may be wrong at another.
+const KindParameter = "parameter"
+
+// KeptError says why an instance object is left as it is at the target, and what a
+// person may do.
+type KeptError struct{ Why, Remedy string }
+
+func (e *KeptError) Error() string { return "it is left as it is: " + e.Why }
+
+// Pacer is offered by sources that can tell how much their link carries now.
+type Pacer interface {
+	// Pace returns bytes per second, from a transfer of a second and some megabytes at
+	// most, which is not compressed.
+	Pace(ctx context.Context) (int64, error)
+}
+
 // DigestForms is offered by ends whose servers can hash rows in several ways. Before
 // the first digest, both are made to use the first form of the source that the target
 // has too.

@@ -421,15 +421,22 @@ func TestInstance(t *testing.T) {
 		}
 	}
 	objects, found, err := e.src.InstanceObjects(ctx)
-	if err != nil || len(found) == 0 {
+	if err != nil || len(found) != 0 {
 		t.Fatalf("%v, %v", found, err)
+	}
+	if err := ends[1].Exec(ctx, "CREATE USER `o'dd`@'10.%' IDENTIFIED BY 'other'"); err != nil {
+		t.Fatal(err)
 	}
 	for _, o := range objects {
 		if strings.HasPrefix(o.Name.Name, "o'dd") || strings.HasPrefix(o.Name.Name, "clerks") {
-			if err := e.dst.Execute(ctx, o.Definition); err != nil {
+			if err := e.dst.MakeInstanceObject(ctx, o, o.Kind == "user"); err != nil {
 				t.Fatalf("make %s %s: %v", o.Kind, o.Name, err)
 			}
 		}
+	}
+	broken := engine.Object{Kind: "user", Name: engine.Name{Name: "x@%"}, Definition: "CREATE USER x IDENTIFIED BY PASSWORD '*94BDCEBE19083CE2A1F959FD02F964C7AF4CFC29' NONSENSE"}
+	if err := e.dst.MakeInstanceObject(ctx, broken, false); err == nil || strings.Contains(err.Error(), "94BDCEBE") || strings.Contains(err.Error(), "NONSENSE") {
+		t.Errorf("a statement that fails gave %v", err)
 	}
 	for _, q := range []string{"SHOW CREATE USER `o'dd`@'10.%'", "SHOW GRANTS FOR `o'dd`@'10.%'", "SHOW GRANTS FOR clerks"} {
 		a, err := ends[0].Query(ctx, q)

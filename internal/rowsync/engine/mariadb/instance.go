@@ -2,13 +2,19 @@ package mariadb
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
-var _ engine.Instance = (*Source)(nil)
+var (
+	_ engine.Instance       = (*Source)(nil)
+	_ engine.InstanceTarget = (*Target)(nil)
+	_ engine.Pacer          = (*Source)(nil)
+)
 
 // settings are the server's variables that decide what definitions and values mean.
 var settings = [...]string{
@@ -18,7 +24,7 @@ var settings = [...]string{
 
 // InstanceObjects implements engine.Instance: accounts and roles with their grants and
 // the hashes of their passwords, one statement each. Those that the server makes for itself are left out.
-func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine.Finding, error) {
+func (s *server) InstanceObjects(ctx context.Context) ([]engine.Object, []engine.Finding, error) {
 	var out, last []engine.Object // grants stand behind all roles and users
 	var found []engine.Finding
 	for _, n := range settings {
@@ -26,7 +32,7 @@ func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 		if err != nil {
 			return nil, nil, err
 		}
-		found = append(found, engine.Finding{Severity: engine.Note, Object: n, Text: "it is " + v, Remedy: "let it be the same at the target"})
+		out = append(out, engine.Object{Kind: engine.KindParameter, Name: engine.Name{Name: n}, Definition: "SET GLOBAL " + n + " = " + quoteText(v)})
 	}
 	c, err := s.text.Conn(ctx)
 	if err != nil {
@@ -36,7 +42,7 @@ func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 	rows, err := s.strings(ctx, "SELECT CONCAT(is_role, user, '\\n', host) FROM mysql.user WHERE user NOT IN ('mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema', 'PUBLIC') ORDER BY is_role DESC, user, host")
 	if err != nil {
 		found = append(found, engine.Finding{Severity: engine.Warning, Object: "users", Text: "accounts cannot be read: " + err.Error(), Remedy: "GRANT SELECT ON mysql.* TO the account"})
-		return nil, found, nil
+		return out, found, nil
 	}
 	for _, r := range rows {
 		user, host, _ := strings.Cut(r[1:], "\n")
@@ -67,6 +73,59 @@ func (s *Source) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 		}
 	}
 	return append(out, last...), found, nil
+}
+
+// MakeInstanceObject implements engine.InstanceTarget.
+func (t *Target) MakeInstanceObject(ctx context.Context, o engine.Object, other bool) error {
+	user, host, _ := strings.Cut(o.Name.Name, "@")
+	if o.Kind != "role" && (user == "root" || user == "mysql") && host == "localhost" {
+		return &engine.KeptError{Why: "the target's server was made with it"}
+	}
+	me, err := t.strings(ctx, "SELECT CURRENT_USER()")
+	if err != nil {
+		return fmt.Errorf("read who we are: %w", explain(err))
+	}
+	if len(me) > 0 && me[0] == o.Name.Name {
+		return &engine.KeptError{Why: "Leeward itself logs in by it"}
+	}
+	q := o.Definition
+	if o.Kind == "user" && other {
+		q = strings.Replace(q, "CREATE USER IF NOT EXISTS", "ALTER USER", 1)
+	}
+	if _, err := t.text.ExecContext(ctx, q); err != nil {
+		// The server's message of a mistake in syntax repeats the text, hash and all.
+		what, _, _ := strings.Cut(explain(err).Error(), "near '")
+		return fmt.Errorf("make %s %s: %s", o.Kind, o.Name, strings.TrimSpace(what))
+	}
+	return nil
+}
+
+// Pace implements engine.Pacer.
+func (s *Source) Pace(ctx context.Context) (int64, error) {
+	rows, err := s.data.QueryContext(ctx, "SELECT REPEAT('x', 65536) FROM information_schema.columns LIMIT 128")
+	if err != nil {
+		return 0, fmt.Errorf("measure the link: %w", explain(err))
+	}
+	defer rows.Close()
+	var first time.Time
+	var got int64
+	for rows.Next() {
+		var v sql.RawBytes
+		if err := rows.Scan(&v); err != nil {
+			return 0, fmt.Errorf("measure the link: %w", explain(err))
+		}
+		if first.IsZero() {
+			first = time.Now() // what came until then is latency
+			continue
+		}
+		if got += int64(len(v)); time.Since(first) >= time.Second {
+			break
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return 0, fmt.Errorf("measure the link: %w", explain(err))
+	}
+	return int64(float64(got) / max(time.Since(first), time.Millisecond).Seconds()), nil
 }
 
 // quoteText quotes a string for a session in utf8mb4.

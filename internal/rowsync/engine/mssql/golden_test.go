@@ -191,7 +191,7 @@ func instanceExamples(add func(f, of, sql string), _ *testing.T) {
 	for f, sql := range map[string]string{
 		"sqlLogins": sqlLogins(), "sqlServerRoles": sqlServerRoles(), "sqlServerGrants": sqlServerGrants(), "sqlJobs": sqlJobs(), "sqlJobSteps": sqlJobSteps(), "sqlJobSchedules": sqlJobSchedules(),
 		"sqlLinkedServers": sqlLinkedServers(), "sqlDatabaseUsers": sqlDatabaseUsers(), "addRoleMember": addRoleMember("dbcreator", "app"), "grantServer": grantServer("GRANT", "VIEW SERVER STATE", "app"),
-		"createJob": createJob(j), "enableJob": enableJob("nightly"), "adoptUser": adoptUser("app"),
+		"createJob": createJob(j), "enableJob": enableJob("nightly"), "adoptUser": adoptUser("app"), "dropLogin": dropLogin("app"), "deleteJob": deleteJob("nightly"), "sqlPace": sqlPace(),
 		"sqlRecoveryModel": sqlRecoveryModel(), "sqlSetFull": sqlSetFull("erp"), "sqlBackupLog": sqlBackupLog("erp", `D:\backup\erp_00000123.trn`, true), "sqlBackupTail": sqlBackupTail("erp", `D:\backup\erp_tail.trn`),
 		"sqlEndSessions": sqlEndSessions("erp", 30), "sqlMultiUser": sqlMultiUser("erp"), "sqlFileList": sqlFileList([]string{`E:\in\s1.bak`, `E:\in\s2.bak`}), "sqlVerifyBackup": sqlVerifyBackup([]string{`D:\backup\s1.bak`, `D:\backup\s2.bak`}),
 		"sqlRestore": sqlRestore("erp", []string{`E:\in\s1.bak`, `E:\in\s2.bak`}, []FileMove{{"erp", `E:\data\erp.mdf`}, {"erp_log", `F:\log\erp.ldf`}}), "sqlRecover": sqlRecover("erp"), "sqlLogBackups": sqlLogBackups(),
@@ -283,7 +283,7 @@ func makers(t *testing.T) (names []string, docs map[string]string) {
 }
 
 func makesStatement(name string) bool {
-	return regexp.MustCompile(`^(sql|create|add[A-Z]|adopt|enable|grant|sourceGrants|unchecked$)|^ddl(Schema|Table|TableType|Index|ForeignKey|Check|Sequence|Alias|Synonym)$`).MatchString(name)
+	return regexp.MustCompile(`^(sql|create|add[A-Z]|adopt|enable|grant|sourceGrants|unchecked$|dropLogin$|deleteJob$)|^ddl(Schema|Table|TableType|Index|ForeignKey|Check|Sequence|Alias|Synonym)$`).MatchString(name)
 }
 
 // TestStatements holds every statement against the golden file, where each stands

@@ -2,7 +2,10 @@ package mssql
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -210,3 +213,62 @@ func (i *instance) orphans(ctx context.Context) error {
 		return nil
 	})
 }
+
+// MakeInstanceObject implements engine.InstanceTarget. A login cannot be given another
+// SID, and a job is a thing of many parts: neither is changed where it is there.
+func (t *target) MakeInstanceObject(ctx context.Context, o engine.Object, other bool) error {
+	switch {
+	case o.Kind == "login" && strings.EqualFold(o.Name.Name, t.d.login):
+		return &engine.KeptError{Why: "Leeward itself logs in by it"}
+	case o.Kind == "login" && other:
+		return &engine.KeptError{Why: "a login of that name is there, with another SID, password or setting", Remedy: "drop it at the target and run again: " + dropLogin(o.Name.Name)}
+	case o.Kind == "job" && other:
+		return &engine.KeptError{Why: "a job of that name is there, and is another", Remedy: "delete it at the target and run again: " + deleteJob(o.Name.Name)}
+	}
+	err := t.with(ctx, func(s *session) error {
+		_, err := s.exec(ctx, o.Definition)
+		return err
+	})
+	if n := number(err); n != 0 {
+		// The server's words may repeat a part of the statement, which may hold a hash.
+		return fmt.Errorf("make %s %s: error %d of the server", o.Kind, o.Name.Name, n)
+	}
+	return wrap(err, "make %s %s", o.Kind, o.Name.Name)
+}
+
+// Pace implements engine.Pacer.
+func (s *source) Pace(ctx context.Context) (int64, error) {
+	ses, err := s.d.session(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer ses.end()
+	var first time.Time
+	var got int64
+	err = ses.each(ctx, sqlPace(), func(scan func(...any) error) error {
+		var v string
+		if err := scan(&v); err != nil {
+			return err
+		}
+		if first.IsZero() {
+			first = time.Now() // what came until then is latency
+			return nil
+		}
+		if got += int64(len(v)); time.Since(first) >= time.Second {
+			return errPaced
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errPaced) {
+		return 0, wrap(err, "measure the link")
+	}
+	return int64(float64(got) / max(time.Since(first), time.Millisecond).Seconds()), nil
+}
+
+// errPaced ends a measurement that has seen enough.
+var errPaced = errors.New("enough was measured")
+
+var (
+	_ engine.InstanceTarget = (*target)(nil)
+	_ engine.Pacer          = (*source)(nil)
+)

@@ -116,6 +116,19 @@ func enableJob(name string) string {
 	return "EXEC msdb.dbo.sp_update_job @job_name = " + lit(name) + ", @enabled = 1"
 }
 
+// dropLogin is for a person to run: Leeward drops no login.
+func dropLogin(name string) string { return "DROP LOGIN " + id(name) }
+
+// deleteJob is for a person to run: Leeward deletes no job.
+func deleteJob(name string) string {
+	return "EXEC msdb.dbo.sp_delete_job @job_name = " + lit(name)
+}
+
+// sqlPace sends up to 128 rows of 64 KiB, of which a second's worth is read.
+func sqlPace() string {
+	return `SELECT TOP (128) REPLICATE(CAST('x' AS varchar(max)), 65536) FROM sys.all_columns`
+}
+
 // adoptUser ties a user of the database to the login of the same name, whose SID is
 // another here.
 func adoptUser(name string) string {

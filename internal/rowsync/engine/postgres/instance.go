@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -18,7 +19,7 @@ func (d *database) InstanceObjects(ctx context.Context) ([]engine.Object, []engi
 	}
 	defer d.catalog.give(c)
 	i := instance{c: c, db: d.name}
-	for _, step := range []func(context.Context) error{i.roles, i.members, i.settings, i.owners, i.grants, i.manual} {
+	for _, step := range []func(context.Context) error{i.roles, i.members, i.settings, i.owners, i.grants, i.parameters, i.manual} {
 		if err := step(ctx); err != nil {
 			return nil, nil, fmt.Errorf("list what is around the database: %w", err)
 		}
@@ -113,6 +114,60 @@ func (i *instance) grants(ctx context.Context) error {
 		FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(p.proacl) a WHERE a.grantee NOT IN (0, p.proowner) AND `+own("pg_proc", "p.oid")+` ORDER BY 1, 2`)
 }
 
+// parameters are the server's settings that somebody has made, but for those that are of
+// one machine.
+func (i *instance) parameters(ctx context.Context) error {
+	return i.list(ctx, engine.KindParameter, `SELECT '', name, format('ALTER SYSTEM SET %s = %L', name, current_setting(name)) FROM pg_settings
+		WHERE source IN ('configuration file', 'command line', 'environment variable') AND context <> 'internal'
+		AND name !~ '^(log_|logging_|ssl|primary_|recovery_|restore_|archive_|unix_socket_|krb_|bonjour|syslog_|event_source)'
+		AND name NOT IN ('port', 'listen_addresses', 'data_directory', 'config_file', 'hba_file', 'ident_file', 'external_pid_file', 'cluster_name', 'hot_standby',
+			'promote_trigger_file', 'stats_temp_directory', 'dynamic_shared_memory_type', 'TimeZone', 'application_name', 'lc_messages', 'default_transaction_read_only') ORDER BY 2`)
+}
+
+// MakeInstanceObject implements engine.InstanceTarget.
+func (t *target) MakeInstanceObject(ctx context.Context, o engine.Object, other bool) error {
+	if o.Kind == "role" {
+		rows, err := t.catalog.query(ctx, "SELECT oid = 10, rolname = current_user FROM pg_roles WHERE rolname = $1", o.Name.Name)
+		if err != nil {
+			return fmt.Errorf("look for role %s: %w", o.Name.Name, err)
+		}
+		switch {
+		case len(rows) > 0 && truth(rows[0][0]):
+			return &engine.KeptError{Why: "it is the superuser that the target was made with"}
+		case len(rows) > 0 && truth(rows[0][1]):
+			return &engine.KeptError{Why: "Leeward itself logs in by it"}
+		}
+	}
+	// The server's message does not repeat the statement, which may hold a hash.
+	if err := t.catalog.exec(ctx, o.Definition); err != nil {
+		return fmt.Errorf("make %s %s: %w", o.Kind, o.Name, err)
+	}
+	return nil
+}
+
+// Pace implements engine.Pacer.
+func (s *source) Pace(ctx context.Context) (int64, error) {
+	c, err := s.catalog.get(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("measure the link: %w", err)
+	}
+	defer s.catalog.give(c)
+	var first time.Time
+	var got int64
+	err = c.each(ctx, "SELECT repeat('x', 65536) FROM generate_series(1, 128)", nil, nil, func(v [][]byte) bool {
+		if first.IsZero() {
+			first = time.Now() // what came until then is latency
+			return true
+		}
+		got += int64(len(v[0]))
+		return time.Since(first) < time.Second
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure the link: %w", err)
+	}
+	return int64(float64(got) / max(time.Since(first), time.Millisecond).Seconds()), nil
+}
+
 // manual tells of what a person must see to.
 func (i *instance) manual(ctx context.Context) error {
 	rows, err := i.c.query(ctx, `SELECT 'extension ' || extname, 'version ' || extversion || ' is installed', format('install the package of extension %s at the target, same version', extname)
@@ -137,6 +192,7 @@ func (i *instance) manual(ctx context.Context) error {
 }
 
 var (
-	_ engine.Instance = (*source)(nil)
-	_ engine.Instance = (*target)(nil)
+	_ engine.Instance       = (*source)(nil)
+	_ engine.InstanceTarget = (*target)(nil)
+	_ engine.Pacer          = (*source)(nil)
 )

@@ -959,6 +959,18 @@ GO
 EXEC msdb.dbo.sp_update_job @job_name = N'nightly', @enabled = 1
 GO
 
+-- dropLogin is for a person to run: Leeward drops no login.
+DROP LOGIN [app]
+GO
+
+-- deleteJob is for a person to run: Leeward deletes no job.
+EXEC msdb.dbo.sp_delete_job @job_name = N'nightly'
+GO
+
+-- sqlPace sends up to 128 rows of 64 KiB, of which a second's worth is read.
+SELECT TOP (128) REPLICATE(CAST('x' AS varchar(max)), 65536) FROM sys.all_columns
+GO
+
 -- adoptUser ties a user of the database to the login of the same name, whose SID is
 -- another here.
 ALTER USER [app] WITH LOGIN = [app]

@@ -91,6 +91,9 @@ type scanner struct {
 	stopped  error
 	entries  atomic.Uint64
 	problems []*agentpb.Problem // guarded by outMu
+	// visit, where it is set, is told of each entry, by several goroutines at once, and
+	// nothing goes out.
+	visit func(dir, name string, st *unix.Stat_t)
 
 	outMu   sync.Mutex
 	pending agentpb.ScanReply
@@ -105,24 +108,14 @@ type dirTask struct {
 }
 
 func (s *scanner) run(ctx context.Context) error {
-	s.cond = sync.NewCond(&s.mu)
-	stop := context.AfterFunc(ctx, func() { s.stop(ctx.Err()) })
-	defer stop()
 	alive := make(chan struct{})
-	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0)+1, 8) {
-		wg.Go(func() { s.worker(ctx) })
-	}
 	var ticker sync.WaitGroup
 	ticker.Go(func() { s.heartbeat(alive) })
-	wg.Wait()
+	err := s.walk(ctx)
 	close(alive)
 	ticker.Wait()
-	s.mu.Lock()
-	stopped := s.stopped
-	s.mu.Unlock()
-	if stopped != nil {
-		return stopped
+	if err != nil {
+		return err
 	}
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
@@ -132,6 +125,21 @@ func (s *scanner) run(ctx context.Context) error {
 	s.summary.Sum = binary.BigEndian.AppendUint64(nil, s.sum)
 	s.summary.Problems = s.problems
 	return s.out.Send(&agentpb.ScanReply{Summary: &s.summary, EntriesSoFar: s.entries.Load()})
+}
+
+// walk goes through the directories on the stack and all below them.
+func (s *scanner) walk(ctx context.Context) error {
+	s.cond = sync.NewCond(&s.mu)
+	stop := context.AfterFunc(ctx, func() { s.stop(ctx.Err()) })
+	defer stop()
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0)+1, 8) {
+		wg.Go(func() { s.worker(ctx) })
+	}
+	wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped
 }
 
 // heartbeat lets the target show progress while nothing new is found.
@@ -312,6 +320,11 @@ func (l *lister) list(names []string) error {
 			continue
 		}
 		l.add(name, &st)
+		if l.visit != nil {
+			l.visit(l.task.path, name, &st)
+			l.page = l.page[:0]
+			continue
+		}
 		if endsPage(name, len(l.page)) && i < len(names)-1 {
 			l.finishPage(names[i+1])
 			if l.changedN >= scanBatch {
@@ -321,8 +334,11 @@ func (l *lister) list(names []string) error {
 			}
 		}
 	}
-	l.finishPage("")
 	l.entries.Add(l.entriesN)
+	if l.visit != nil {
+		return nil
+	}
+	l.finishPage("")
 	if len(l.changed) > 0 || l.sent {
 		return l.send(true)
 	}

@@ -51,6 +51,7 @@ func (s *Service) Handlers() map[string]pipe.Handler {
 		"tree.scan":    s.reader(s.scanHandler),
 		"tree.copy":    s.reader(s.copyHandler),
 		"tree.digest":  s.reader(s.digestHandler),
+		"tree.sample":  s.reader(s.sampleHandler),
 		"tree.measure": s.measureHandler,
 	}
 }

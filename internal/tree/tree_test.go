@@ -89,6 +89,21 @@ func (w *world) connect() *pipe.Conn {
 // pass runs one pass and returns its result.
 func (w *world) pass(ctx context.Context) (*Result, error) {
 	w.t.Helper()
+	return w.passOn(ctx, w.connect())
+}
+
+// passOver runs a pass over a connection; it has to succeed.
+func (w *world) passOver(c *pipe.Conn) *Result {
+	w.t.Helper()
+	r, err := w.passOn(context.Background(), c)
+	if err != nil {
+		w.t.Fatalf("pass: %v", err)
+	}
+	return r
+}
+
+func (w *world) passOn(ctx context.Context, c *pipe.Conn) (*Result, error) {
+	w.t.Helper()
 	cat, err := OpenCatalog(w.state + "/catalog.db")
 	if err != nil {
 		w.t.Fatal(err)
@@ -97,7 +112,7 @@ func (w *world) pass(ctx context.Context) (*Result, error) {
 	if err := w.index.Attach(w.tree, w.state+"/index"); err != nil {
 		w.t.Fatal(err)
 	}
-	p := &Pass{Conns: []*pipe.Conn{w.connect()}, Filesystem: "/", Root: w.root(w.dst), Btrfs: w.btrfs, Catalog: cat,
+	p := &Pass{Conns: []*pipe.Conn{c}, Filesystem: "/", Root: w.root(w.dst), Btrfs: w.btrfs, Catalog: cat,
 		Index: w.index, Tree: w.tree, Sources: w.sources}
 	return p.Run(ctx)
 }

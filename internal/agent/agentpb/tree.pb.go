@@ -2225,6 +2225,223 @@ func (x *CatalogPage) GetDigests() []byte {
 	return nil
 }
 
+// SampleRequest asks what a part of a filesystem's content is made of.
+type SampleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filesystem    string                 `protobuf:"bytes,1,opt,name=filesystem,proto3" json:"filesystem,omitempty"`
+	Step          uint64                 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`   // one piece for about so many bytes of content
+	Level         int32                  `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"` // how hard to compress, 1 to 4
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SampleRequest) Reset() {
+	*x = SampleRequest{}
+	mi := &file_tree_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SampleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SampleRequest) ProtoMessage() {}
+
+func (x *SampleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SampleRequest.ProtoReflect.Descriptor instead.
+func (*SampleRequest) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SampleRequest) GetFilesystem() string {
+	if x != nil {
+		return x.Filesystem
+	}
+	return ""
+}
+
+func (x *SampleRequest) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *SampleRequest) GetLevel() int32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+// SampleReply is a stream of pieces. The last message has no pieces and the sums.
+type SampleReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pieces        []*SampledPiece        `protobuf:"bytes,1,rep,name=pieces,proto3" json:"pieces,omitempty"`
+	Last          bool                   `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Entries       uint64                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`                 // content of regular files, without holes, each inode once
+	Read          uint64                 `protobuf:"varint,5,opt,name=read,proto3" json:"read,omitempty"`                   // bytes of all pieces
+	BusyNs        uint64                 `protobuf:"varint,6,opt,name=busy_ns,json=busyNs,proto3" json:"busy_ns,omitempty"` // that reading, cutting and packing them took
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SampleReply) Reset() {
+	*x = SampleReply{}
+	mi := &file_tree_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SampleReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SampleReply) ProtoMessage() {}
+
+func (x *SampleReply) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SampleReply.ProtoReflect.Descriptor instead.
+func (*SampleReply) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SampleReply) GetPieces() []*SampledPiece {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+func (x *SampleReply) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *SampleReply) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *SampleReply) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SampleReply) GetRead() uint64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+func (x *SampleReply) GetBusyNs() uint64 {
+	if x != nil {
+		return x.BusyNs
+	}
+	return 0
+}
+
+// SampledPiece is a file, or a stretch of one, that was taken with a probability of
+// size / step, where that is below one, by its name: servers that have the same file
+// take the same pieces of it.
+type SampledPiece struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	Packed        uint64                 `protobuf:"varint,2,opt,name=packed,proto3" json:"packed,omitempty"`          // bytes that were left of it after compression
+	Digests       []byte                 `protobuf:"bytes,3,opt,name=digests,proto3" json:"digests,omitempty"`         // 32 bytes for each chunk that lies whole in it
+	Lengths       []uint32               `protobuf:"varint,4,rep,packed,name=lengths,proto3" json:"lengths,omitempty"` // of those
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SampledPiece) Reset() {
+	*x = SampledPiece{}
+	mi := &file_tree_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SampledPiece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SampledPiece) ProtoMessage() {}
+
+func (x *SampledPiece) ProtoReflect() protoreflect.Message {
+	mi := &file_tree_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SampledPiece.ProtoReflect.Descriptor instead.
+func (*SampledPiece) Descriptor() ([]byte, []int) {
+	return file_tree_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SampledPiece) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SampledPiece) GetPacked() uint64 {
+	if x != nil {
+		return x.Packed
+	}
+	return 0
+}
+
+func (x *SampledPiece) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *SampledPiece) GetLengths() []uint32 {
+	if x != nil {
+		return x.Lengths
+	}
+	return nil
+}
+
 var File_tree_proto protoreflect.FileDescriptor
 
 const file_tree_proto_rawDesc = "" +
@@ -2412,7 +2629,25 @@ const file_tree_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\fR\x05error\"S\n" +
 	"\vCatalogPage\x12*\n" +
 	"\x04page\x18\x01 \x01(\v2\x16.leeward.agent.v1.PageR\x04page\x12\x18\n" +
-	"\adigests\x18\x02 \x01(\fR\adigestsB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
+	"\adigests\x18\x02 \x01(\fR\adigests\"Y\n" +
+	"\rSampleRequest\x12\x1e\n" +
+	"\n" +
+	"filesystem\x18\x01 \x01(\tR\n" +
+	"filesystem\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\x04R\x04step\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\x05R\x05level\"\xb6\x01\n" +
+	"\vSampleReply\x126\n" +
+	"\x06pieces\x18\x01 \x03(\v2\x1e.leeward.agent.v1.SampledPieceR\x06pieces\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\x04R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04read\x18\x05 \x01(\x04R\x04read\x12\x17\n" +
+	"\abusy_ns\x18\x06 \x01(\x04R\x06busyNs\"n\n" +
+	"\fSampledPiece\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x16\n" +
+	"\x06packed\x18\x02 \x01(\x04R\x06packed\x12\x18\n" +
+	"\adigests\x18\x03 \x01(\fR\adigests\x12\x18\n" +
+	"\alengths\x18\x04 \x03(\rR\alengthsB6Z4github.com/leeward-dr/leeward/internal/agent/agentpbb\x06proto3"
 
 var (
 	file_tree_proto_rawDescOnce sync.Once
@@ -2427,7 +2662,7 @@ func file_tree_proto_rawDescGZIP() []byte {
 }
 
 var file_tree_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_tree_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_tree_proto_goTypes = []any{
 	(Outcome_Kind)(0),        // 0: leeward.agent.v1.Outcome.Kind
 	(*OpenRequest)(nil),      // 1: leeward.agent.v1.OpenRequest
@@ -2461,6 +2696,9 @@ var file_tree_proto_goTypes = []any{
 	(*DirDigest)(nil),        // 29: leeward.agent.v1.DirDigest
 	(*EntryDigest)(nil),      // 30: leeward.agent.v1.EntryDigest
 	(*CatalogPage)(nil),      // 31: leeward.agent.v1.CatalogPage
+	(*SampleRequest)(nil),    // 32: leeward.agent.v1.SampleRequest
+	(*SampleReply)(nil),      // 33: leeward.agent.v1.SampleReply
+	(*SampledPiece)(nil),     // 34: leeward.agent.v1.SampledPiece
 }
 var file_tree_proto_depIdxs = []int32{
 	2,  // 0: leeward.agent.v1.OpenRequest.filesystems:type_name -> leeward.agent.v1.OpenFilesystem
@@ -2487,11 +2725,12 @@ var file_tree_proto_depIdxs = []int32{
 	13, // 21: leeward.agent.v1.DigestReply.problems:type_name -> leeward.agent.v1.Problem
 	22, // 22: leeward.agent.v1.EntryDigest.meta:type_name -> leeward.agent.v1.Meta
 	15, // 23: leeward.agent.v1.CatalogPage.page:type_name -> leeward.agent.v1.Page
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	34, // 24: leeward.agent.v1.SampleReply.pieces:type_name -> leeward.agent.v1.SampledPiece
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tree_proto_init() }
@@ -2505,7 +2744,7 @@ func file_tree_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tree_proto_rawDesc), len(file_tree_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -233,7 +233,7 @@ func (r *run) pinLastGood(ctx context.Context, m *replica.Manifest, points []*re
 	for _, name := range names {
 		groups, _ := r.store.GroupPoints(name) // damaged ones are the business of points
 		for _, g := range groups {
-			if !usesUpTo(g, m.Server, good.ID) || len(g.Manifest.Anomalies) > 0 {
+			if !usesOne(g, m.Server, points[i:]) || len(g.Manifest.Anomalies) > 0 {
 				continue
 			}
 			if err := r.store.SetPin(ctx, g.Place(), pin); err != nil {
@@ -246,8 +246,9 @@ func (r *run) pinLastGood(ctx context.Context, m *replica.Manifest, points []*re
 	return pinned, nil
 }
 
-// usesUpTo reports whether a group's point has one of the server that is no newer than
-// last.
-func usesUpTo(g *replica.GroupPoint, server dr.ServerName, last dr.PointID) bool {
-	return slices.ContainsFunc(g.Manifest.Servers, func(s replica.GroupServer) bool { return s.Server == server && s.Point <= last })
+// usesOne reports whether a group's point has one of the server's points.
+func usesOne(g *replica.GroupPoint, server dr.ServerName, points []*replica.Point) bool {
+	return slices.ContainsFunc(g.Manifest.Servers, func(s replica.GroupServer) bool {
+		return s.Server == server && FindPoint(points, s.Point) != nil
+	})
 }

@@ -127,11 +127,21 @@ func (r *run) addDatabase(ctx context.Context, man *replica.GroupManifest, db *c
 	return nil
 }
 
-// hostOf returns the host a DSN names, without anything secret; "" where it is of
-// another form.
+// hostOf returns the host a DSN names, without anything secret: of a URL, of MariaDB's
+// user@tcp(host)/name, or of words such as host=h; "" where it is of another form.
 func hostOf(dsn string) string {
 	if u, err := url.Parse(dsn); err == nil && u.Host != "" {
 		return u.Host
+	}
+	if _, rest, ok := strings.Cut(dsn, "@tcp("); ok {
+		if host, _, ok := strings.Cut(rest, ")"); ok {
+			return host
+		}
+	}
+	for _, word := range strings.FieldsFunc(dsn, func(c rune) bool { return c == ' ' || c == ';' }) {
+		if host, ok := strings.CutPrefix(word, "host="); ok {
+			return host
+		}
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,7 @@ type GroupManifest struct {
 	Version     int             `json:"version"`
 	Group       string          `json:"group"`
 	ID          dr.PointID      `json:"id"`
+	Sequence    int64           `json:"sequence"` // grows from point to point, whatever the clock does
 	Started     time.Time       `json:"started"`
 	Finished    time.Time       `json:"finished"`
 	Consistency dr.Consistency  `json:"consistency"` // the weakest of the members
@@ -151,6 +153,11 @@ func (s *Store) MakeGroupPoint(ctx context.Context, man *GroupManifest) (_ *Grou
 		return nil, err
 	}
 	done := *man
+	older, _ := s.groupManifests(man.Group) // what is damaged has no number
+	for _, g := range older {
+		done.Sequence = max(done.Sequence, g.Manifest.Sequence)
+	}
+	done.Sequence++
 	done.sumUp()
 	err = done.write(filepath.Join(tmp, manifestFile))
 	if err == nil {
@@ -261,7 +268,7 @@ func (s *Store) GroupNames() (names []string, err error) {
 	return names, err
 }
 
-// GroupPoints returns the complete recovery points of a group, newest first. Damaged
+// GroupPoints returns the complete recovery points of a group, the last made first. Damaged
 // ones, and those that lack the point of a member, are not among them but in the
 // error, which is ErrDamagedPoint and does not spoil the points returned with it.
 func (s *Store) GroupPoints(group string) (points []*GroupPoint, err error) {
@@ -359,7 +366,9 @@ func (s *Store) groupManifests(group string) (points []*GroupPoint, err error) {
 		}
 		points = append(points, g)
 	}
-	slices.SortFunc(points, func(a, b *GroupPoint) int { return strings.Compare(string(b.ID), string(a.ID)) })
+	slices.SortFunc(points, func(a, b *GroupPoint) int {
+		return cmp.Or(cmp.Compare(b.Manifest.Sequence, a.Manifest.Sequence), strings.Compare(string(b.ID), string(a.ID)))
+	})
 	return points, errors.Join(errs...)
 }
 

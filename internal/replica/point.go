@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type Manifest struct {
 	Version     int               `json:"version"`
 	Server      dr.ServerName     `json:"server"`
 	ID          dr.PointID        `json:"id"`
+	Sequence    int64             `json:"sequence,omitempty"` // grows from point to point, whatever the clock does
 	Started     time.Time         `json:"started"`
 	Finished    time.Time         `json:"finished"`
 	Consistency dr.Consistency    `json:"consistency"` // the weakest of the filesystems
@@ -141,6 +143,11 @@ func (r *Replica) makePoint(ctx context.Context, m *Mounted, man *Manifest) (_ *
 		return nil, errors.Join(err, thawed)
 	}
 	done := *man
+	older, _ := r.Points() // what is damaged has no number
+	for _, p := range older {
+		done.Sequence = max(done.Sequence, p.Manifest.Sequence)
+	}
+	done.Sequence++
 	if err := r.describe(tmp, m.layout, &done); err != nil {
 		return nil, errors.Join(err, thawed)
 	}
@@ -233,7 +240,8 @@ func fileDigest(path string) (string, error) {
 	return fmt.Sprintf("%x", sum), nil
 }
 
-// Points returns the complete recovery points, newest first. Damaged ones are not
+// Points returns the complete recovery points, the last made first: that is the newest
+// also where the clock was set back. Damaged ones are not
 // among them but in the error, which is ErrDamagedPoint and does not spoil the
 // points returned with it.
 func (r *Replica) Points() ([]*Point, error) {
@@ -259,7 +267,9 @@ func (r *Replica) Points() ([]*Point, error) {
 		}
 		points = append(points, p)
 	}
-	slices.SortFunc(points, func(a, b *Point) int { return strings.Compare(string(b.ID), string(a.ID)) })
+	slices.SortFunc(points, func(a, b *Point) int {
+		return cmp.Or(cmp.Compare(b.Manifest.Sequence, a.Manifest.Sequence), strings.Compare(string(b.ID), string(a.ID)))
+	})
 	return points, errors.Join(errs...)
 }
 

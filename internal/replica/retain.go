@@ -24,8 +24,8 @@ type Keep struct {
 	Daily  int `json:"daily"`
 }
 
-// choose returns which of ids, which are sorted newest first, stay, and by which of
-// its numbers.
+// choose returns which of ids, which are in the order they were made, the last first,
+// stay, and by which of its numbers.
 func (k Keep) choose(ids []dr.PointID) map[dr.PointID][]string {
 	out := map[dr.PointID][]string{}
 	for _, id := range ids[:min(max(k.Last, 0), len(ids))] {
@@ -36,15 +36,15 @@ func (k Keep) choose(ids []dr.PointID) map[dr.PointID][]string {
 		number int
 		digits int // of the id that name the hour or the day
 	}{{"hourly", k.Hourly, len("20060102T15")}, {"daily", k.Daily, len("20060102")}} {
-		last, n := "", 0
+		seen := map[dr.PointID]bool{} // hours or days; not in order where the clock was set
 		for _, id := range ids {
-			if len(id) < span.digits || string(id[:span.digits]) == last {
+			if len(id) < span.digits || seen[id[:span.digits]] {
 				continue
 			}
-			if n++; n > span.number {
+			if len(seen) == span.number {
 				break
 			}
-			last = string(id[:span.digits])
+			seen[id[:span.digits]] = true
 			out[id] = append(out[id], span.name)
 		}
 	}

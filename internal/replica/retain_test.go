@@ -226,3 +226,45 @@ func FuzzMarks(f *testing.F) {
 		}
 	})
 }
+
+// TestClockSetBack makes points while the clock is a year ahead, and after it was put
+// right: the last made is the newest, and stays.
+func TestClockSetBack(t *testing.T) {
+	needRoot(t)
+	s := newStore(t)
+	r := newReplica(t, s, "web1")
+	mustPrepare(t, r, mustPlan(t, extFacts()))
+	m := mustMount(t, r)
+	now := time.Now()
+	var made []dr.PointID
+	for i, at := range []time.Time{now.AddDate(1, 0, 0), now.AddDate(1, 0, 0).Add(time.Minute), now, now.Add(time.Minute)} {
+		p := mustPoint(t, r, m, at, fmt.Sprint(i))
+		if _, err := s.MakeGroupPoint(t.Context(), &GroupManifest{Group: "all", ID: p.ID, Servers: []GroupServer{ServerMember(p)}}); err != nil {
+			t.Fatal(err)
+		}
+		made = append([]dr.PointID{p.ID}, made...)
+	}
+	check := func(want []dr.PointID) {
+		t.Helper()
+		points, err := r.Points()
+		groups, groupErr := s.GroupPoints("all")
+		var got, of []dr.PointID
+		for _, p := range points {
+			got = append(got, p.ID)
+		}
+		for _, g := range groups {
+			of = append(of, g.ID)
+		}
+		if err = errors.Join(err, groupErr); err != nil || !slices.Equal(got, want) || !slices.Equal(of, want) {
+			t.Errorf("points %v, of the group %v, %v; want %v", got, of, err, want)
+		}
+	}
+	check(made)
+	o := Retention{Keeps: []Keep{{Last: 1, Daily: 1}}}
+	_, groupErr := s.RetainGroup(t.Context(), "all", o)
+	_, err := r.Retain(o)
+	if err = errors.Join(err, groupErr); err != nil {
+		t.Fatal(err)
+	}
+	check(made[:1])
+}

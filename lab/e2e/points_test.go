@@ -65,14 +65,6 @@ func TestPointsAsNoted(t *testing.T) {
 	}
 }
 
-// into reads the result of a run into v.
-func (r ran) into(t *testing.T, v any) {
-	t.Helper()
-	if err := json.Unmarshal(r.Result, v); err != nil {
-		t.Fatalf("read the result: %v\n%s", err, r)
-	}
-}
-
 // TestPointsOfGroups makes points of two servers together, and everything that a user
 // does with points.
 func TestPointsOfGroups(t *testing.T) {
@@ -84,7 +76,7 @@ func TestPointsOfGroups(t *testing.T) {
 	for range 4 {
 		w.in(t, "web1", "date +%N > /etc/leeward-e2e; rm -f /root/e2e-*; seq 300000 > /root/e2e-$$")
 		var res protect.RunResult
-		w.must(t, config, "replicate").into(t, &res)
+		result(t, w.must(t, config, "replicate"), &res)
 		if len(res.Groups) != 1 || res.Groups[0].Group != "all" || res.Groups[0].Outcome != dr.Done || len(res.Findings) > 0 {
 			t.Fatalf("groups %+v, findings %+v", res.Groups, res.Findings)
 		}
@@ -109,7 +101,7 @@ func TestPointsOfGroups(t *testing.T) {
 		Servers []struct{ Points []struct{ ID dr.PointID } }
 		Space   protect.PointSpace
 	}
-	w.must(t, config, "points").into(t, &list)
+	result(t, w.must(t, config, "points"), &list)
 	points := list.Groups[0].Points
 	if len(points) != 3 || points[2].ID != ids[0] || points[2].Pin == nil || len(points[0].Servers) != 2 || points[0].Skew <= 0 || points[0].Skew > time.Minute {
 		t.Errorf("points of the group: %+v", points)
@@ -130,7 +122,7 @@ func TestPointsOfGroups(t *testing.T) {
 func (w *world) lookInto(t *testing.T, config string, id dr.PointID) {
 	t.Helper()
 	var diff protect.PointsDiff
-	w.must(t, config, "points", "diff", string(id), "newest", "web1").into(t, &diff)
+	result(t, w.must(t, config, "points", "diff", string(id), "newest", "web1"), &diff)
 	found := map[string]string{}
 	for _, c := range diff.Servers[0].Changes {
 		found[c.Path] = string(c.Kind)
@@ -189,7 +181,7 @@ func (w *world) partsOfGroup(t *testing.T, store string, two option) {
 		t.Fatal(err)
 	}
 	var res protect.RunResult
-	w.must(t, config, "replicate", "web1").into(t, &res)
+	result(t, w.must(t, config, "replicate", "web1"), &res)
 	if len(res.Groups) != 1 || !res.Groups[0].Partial || res.Groups[0].Point != "" {
 		t.Errorf("a pass of web1 alone: %+v", res.Groups)
 	}
@@ -197,7 +189,7 @@ func (w *world) partsOfGroup(t *testing.T, store string, two option) {
 	config = w.estate(t, inStore(store), only(small("web1", ""), ghost), plus("groups: [{name: all, order: [web1, ghost]}]\n"))
 	r := w.run(t, config, "replicate")
 	res = protect.RunResult{}
-	r.into(t, &res)
+	result(t, r, &res)
 	if r.code != 3 || len(res.Groups) != 1 || res.Groups[0].Outcome != dr.NotDone || res.Groups[0].Partial || !strings.Contains(res.Groups[0].Err, "ghost") {
 		t.Errorf("with a member that fails: %s", r)
 	}

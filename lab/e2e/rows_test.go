@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/protect"
@@ -72,5 +73,31 @@ func result(t *testing.T, r ran, into any) {
 	t.Helper()
 	if err := json.Unmarshal(r.Result, into); err != nil {
 		t.Fatalf("read the result: %v\n%s", err, r)
+	}
+}
+
+// TestWatermarks makes a point of a group of databases alone, after their first pass.
+func TestWatermarks(t *testing.T) {
+	w := need(t)
+	config := filepath.Join(w.lab.Dir(), "watermarks.yaml") // beside the secrets it names
+	w.write(t, config, w.read(t, filepath.Join(w.lab.Dir(), "leeward.yaml"))+"groups: [{name: data, order: [shop, plant]}]\n")
+	begun := time.Now()
+	var res protect.RunResult
+	result(t, w.must(t, config, "replicate", "data"), &res)
+	if len(res.Groups) != 1 || res.Groups[0].Outcome != dr.Done {
+		t.Fatalf("groups %+v", res.Groups)
+	}
+	points, err := w.openStore(t, config).GroupPoints("data")
+	if err != nil || len(points) != 1 {
+		t.Fatalf("%d points, %v", len(points), err)
+	}
+	m := points[0].Manifest
+	if m.Consistency != dr.Application || len(m.Servers) > 0 || len(m.Databases) != 2 || m.Skew <= 0 || m.Skew > time.Minute {
+		t.Errorf("manifest %+v", m)
+	}
+	for _, d := range m.Databases {
+		if d.Position == "" || d.Source == "" || strings.Contains(d.Source, "@") || d.Committed.Before(begun.Add(-time.Minute)) || d.Heard.Before(begun) || d.Heard.After(m.Finished) {
+			t.Errorf("watermark %+v; the pass began at %v, the point was made at %v", d, begun, m.Finished)
+		}
 	}
 }

@@ -27,6 +27,10 @@ func renderDatabaseRuns(w io.Writer, runs []protect.DatabaseRun) {
 	t.row("database", "outcome", "took", "compared", "sent", "deleted", "followed", "behind")
 	for _, d := range runs {
 		sum := d.Rows()
+		if d.Mode == "physical" {
+			t.row(d.Database, d.Outcome.String(), span(d.Duration), "the whole server, by its engine", "", "", "", choose(d.Outcome == dr.Done, span(d.Lag), "-"))
+			continue
+		}
 		t.row(d.Database, d.Outcome.String(), span(d.Duration), rowWords(sum.Compared), rowWords(sum.Sent), rowWords(sum.Deleted),
 			count(int(d.Changes), "change"), choose(d.Outcome == dr.Done, span(d.Lag), "-"))
 	}
@@ -42,15 +46,47 @@ func rowWords(n int64) string { return count(int(n), "row") }
 func renderDatabaseRun(w io.Writer, d protect.DatabaseRun) {
 	// Notes are for plan; here only what is not as it should be.
 	grave := slices.DeleteFunc(slices.Clone(d.Findings), func(f protect.Finding) bool { return f.Level == protect.Note })
-	if d.Err == "" && len(d.Stopped)+len(grave) == 0 {
+	if d.Err == "" && len(d.Stopped)+len(grave)+len(d.Did) == 0 && d.Around.Quiet() {
 		return
 	}
 	fmt.Fprintf(w, "\n%s\n", d.Database)
 	renderTrouble(w, d.Err, d.Hint)
+	for _, s := range d.Did {
+		fmt.Fprintf(w, "    %s\n", clean(s))
+	}
 	for _, s := range d.Stopped {
 		fmt.Fprintf(w, "    STOPPED: %s\n", clean(s))
 	}
 	renderFindings(w, "    ", grave)
+	renderAround(w, "    ", d.Around)
+}
+
+// renderAround tells of what lives outside a database: counts, and what is not as at the
+// source. What a person must see to is in --json and the report.
+func renderAround(w io.Writer, in string, a *protect.Around) {
+	if a == nil {
+		return
+	}
+	if a.Err != "" {
+		fmt.Fprintf(w, "%soutside the database: not known: %s\n", in, clean(a.Err))
+	}
+	if s := a.Summary(); s != "" {
+		fmt.Fprintf(w, "%soutside the database: %s\n", in, clean(s))
+	}
+	var lines []string
+	for _, i := range a.Items {
+		if i.Made || i.State != "missing" && i.State != "differs" {
+			continue
+		}
+		lines = append(lines, i.Kind+" "+i.Name+": "+choose(i.State == "missing", "missing at the target", "another at the target")+choose(i.Why != "", ": "+i.Why, ""))
+	}
+	if len(lines) > 0 {
+		listed(w, lines)
+		fmt.Fprintf(w, "%s  what to do: instance: copy in the configuration has them made, but for settings\n", in)
+	}
+	if n := len(a.Manual); n > 0 {
+		fmt.Fprintf(w, "%s%s outside the database for a person to see to; --json and the report have them\n", in, count(n, "thing"))
+	}
 }
 
 func renderDatabaseVerifies(w io.Writer, all []protect.DatabaseVerify) (parts []dr.Outcome) {
@@ -102,6 +138,7 @@ func renderRowsPlan(w io.Writer, d protect.RowsPlan) {
 	}
 	fmt.Fprintf(w, "%s  %s, %s\n", d.Database, d.Engine, choose(d.Phase == "", "not replicated yet", clean(d.Phase)))
 	fmt.Fprintf(w, "%schanges: %s\n", in, clean(d.Capture))
+	renderModes(w, in, d)
 	t := table{right: map[int]bool{1: true, 2: true, 3: true}}
 	for _, x := range d.Tables {
 		t.row(clean(x.Table), estimate(x.Rows), "here "+estimate(x.TargetRows), fmt.Sprintf("about %.0f %% differ", 100*x.Share))
@@ -112,6 +149,50 @@ func renderRowsPlan(w io.Writer, d protect.RowsPlan) {
 	}
 	fmt.Fprintf(w, "%sto send about %s of %s\n", in, size(d.Differing), size(d.Bytes))
 	renderFindings(w, in, d.Findings)
+	renderAround(w, in, d.Around)
+}
+
+// Around is what lives outside the database, as it was last seen.
+func (d *overviewDatabase) Around() *protect.Around {
+	if d.Run != nil && d.Run.Around != nil {
+		return d.Run.Around
+	}
+	if d.Plan != nil {
+		return d.Plan.Around
+	}
+	return nil
+}
+
+// Modes says in words what each mode would take.
+func (d *overviewDatabase) Modes() (out []string) {
+	if d.Plan == nil {
+		return nil
+	}
+	for _, m := range d.Plan.Modes {
+		out = append(out, modeWords(m, d.Plan.Recommended))
+	}
+	return out
+}
+
+func modeWords(m protect.ModePlan, recommended string) string {
+	words := fmt.Sprintf("about %s, %s", rough(m.ETA), size(m.Bytes))
+	if m.ETA < 10*time.Second {
+		words = "less than 10s, " + size(m.Bytes)
+	}
+	if !m.Possible {
+		words = "not possible: " + clean(strings.Join(m.Why, "; "))
+	}
+	return "mode " + m.Mode + ": " + words + choose(m.Mode == recommended, ", recommended", "")
+}
+
+// renderModes compares the two ways of replicating a database.
+func renderModes(w io.Writer, in string, d protect.RowsPlan) {
+	for _, m := range d.Modes {
+		fmt.Fprintf(w, "%s%s\n", in, modeWords(m, d.Recommended))
+	}
+	if d.Link > 0 && len(d.Modes) > 0 {
+		fmt.Fprintf(w, "%slink from the source: %s/s\n", in, size(d.Link))
+	}
 }
 
 // estimate is a number of rows that may not be known.

@@ -44,7 +44,7 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 	bin := &remote.Binary{}
 	var wg sync.WaitGroup
 	for i, db := range databases {
-		wg.Go(func() { res.Rows[i] = planRows(ctx, db, store.Dir(), o.Progress) })
+		wg.Go(func() { res.Rows[i] = o.planRows(ctx, db, store.Dir()) })
 	}
 	for i, name := range names {
 		p := &planner{server: o.Estate.Server(name), store: store, bin: bin, plan: &res.Servers[i]}

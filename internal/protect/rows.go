@@ -150,6 +150,7 @@ type DatabaseRun struct {
 	Position string        `json:"position"`      // in the source's history, that the target stands for
 	Lag      time.Duration `json:"lag_ns"`        // age of the newest change applied
 	Stopped  []string      `json:"stopped,omitempty"`
+	Around   *Around       `json:"instance,omitempty"` // what lives outside the database
 	Findings []Finding     `json:"findings,omitempty"`
 	Duration time.Duration `json:"duration_ns"`
 	Err      string        `json:"error,omitempty"`
@@ -182,6 +183,9 @@ func (o *Options) replicateRows(ctx context.Context, db *config.Database, store 
 	err := withRows(ctx, db, store, o.Progress, func(r *rowsync.Replicator) error {
 		got, err := r.Pass(ctx)
 		res.take(got)
+		if err == nil {
+			res.Around = around(ctx, r, db.CopyInstance)
+		}
 		return err
 	})
 	res.Duration = time.Since(begun)

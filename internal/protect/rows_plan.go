@@ -13,19 +13,25 @@ import (
 
 // RowsPlan is the plan for one database that is replicated by itself.
 type RowsPlan struct {
-	Database  string        `json:"database"`
-	Engine    string        `json:"engine"`
-	Reachable bool          `json:"reachable"`
-	Capture   string        `json:"capture"` // how changes are captured, and why
-	Phase     string        `json:"phase"`   // of the target; empty before the first pass
-	Tables    []TablePlan   `json:"tables"`
-	Missing   []string      `json:"missing"` // what would be made at the target: kind and name
-	Bytes     int64         `json:"bytes"`   // of all rows, as they would be written
-	Differing int64         `json:"differing"`
-	Findings  []Finding     `json:"findings"`
-	Duration  time.Duration `json:"duration_ns"`
-	Err       string        `json:"error,omitempty"`
-	Hint      string        `json:"hint,omitempty"`
+	Database  string      `json:"database"`
+	Engine    string      `json:"engine"`
+	Mode      string      `json:"mode"` // as configured: logical or physical
+	Reachable bool        `json:"reachable"`
+	Capture   string      `json:"capture"` // how changes are captured, and why
+	Phase     string      `json:"phase"`   // of the target; empty before the first pass
+	Tables    []TablePlan `json:"tables"`
+	Missing   []string    `json:"missing"` // what would be made at the target: kind and name
+	Bytes     int64       `json:"bytes"`   // of all rows, as they would be written
+	Differing int64       `json:"differing"`
+	Link      int64       `json:"link_rate"` // bytes per second from the source, measured; 0 unknown
+	Modes     []ModePlan  `json:"modes"`     // what each of the two would take
+	// Recommended is the mode that would be done first; empty where none is possible.
+	Recommended string        `json:"recommended,omitempty"`
+	Around      *Around       `json:"instance,omitempty"` // what lives outside the database
+	Findings    []Finding     `json:"findings"`
+	Duration    time.Duration `json:"duration_ns"`
+	Err         string        `json:"error,omitempty"`
+	Hint        string        `json:"hint,omitempty"`
 }
 
 // TablePlan is what is to be expected of one table. Numbers are estimates, -1 where
@@ -38,15 +44,26 @@ type TablePlan struct {
 }
 
 // planRows looks at both ends of a database.
-func planRows(ctx context.Context, db *config.Database, store string, show func(Progress)) (res RowsPlan) {
-	res = RowsPlan{Database: db.Name, Engine: db.Engine}
+func (o *Options) planRows(ctx context.Context, db *config.Database, store string) (res RowsPlan) {
+	if db.Mode == physical {
+		return o.planStandby(ctx, db, store)
+	}
+	res = RowsPlan{Database: db.Name, Engine: db.Engine, Mode: db.Mode}
 	begun := time.Now()
-	err := withRows(ctx, db, store, show, func(r *rowsync.Replicator) error {
+	err := withRows(ctx, db, store, o.Progress, func(r *rowsync.Replicator) error {
 		got, err := r.Assess(ctx)
-		if err == nil {
-			res.take(got)
+		if err != nil {
+			return err
 		}
-		return err
+		res.take(got)
+		if res.Link, err = r.Pace(ctx); err != nil {
+			return err
+		}
+		// Why it is not possible is all that is wanted of an error here.
+		other, _, _ := physicalMode(ctx, db, store)
+		res.judge(logicalMode(&got, res.Link), other)
+		res.Around = around(ctx, r, false)
+		return nil
 	})
 	res.Duration = time.Since(begun)
 	if err != nil {

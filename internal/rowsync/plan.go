@@ -24,7 +24,11 @@ type Assessment struct {
 	Bytes    int64 // of all rows at the source, as they would be written
 	// Differing is an estimate of the bytes that would be sent.
 	Differing int64
-	Took      time.Duration
+	Absent    int64 // of Bytes, those of tables that the target has nothing of
+	// DigestRate is how many bytes of rows both ends compared in a second; 0 where
+	// nothing was sampled.
+	DigestRate float64
+	Took       time.Duration
 }
 
 // TableEstimate is what is to be expected of one table.
@@ -79,6 +83,8 @@ func (r *Replicator) Assess(ctx context.Context) (Assessment, error) {
 
 func (r *Replicator) estimate(ctx context.Context, a *Assessment, s *engine.Schema, c comparison) error {
 	at := map[engine.Name]pair{}
+	var sampled float64
+	var took time.Duration
 	for _, p := range c.pairs {
 		at[p.src.Name] = p
 	}
@@ -89,15 +95,26 @@ func (r *Replicator) estimate(ctx context.Context, a *Assessment, s *engine.Sche
 		e := TableEstimate{Name: t.Name, Rows: t.Rows, Bytes: t.Bytes, Keyless: t.Key == nil, Share: 1}
 		if p, ok := at[t.Name]; ok {
 			e.TargetRows = p.dst.Rows
+			begun := time.Now()
 			if err := r.sample(ctx, p, &e); err != nil {
 				return err
+			}
+			took += time.Since(begun)
+			if e.Rows > 0 {
+				sampled += float64(e.Sampled) * float64(max(0, e.Bytes)) / float64(e.Rows)
 			}
 		} else {
 			e.Absent = true
 		}
+		if e.Absent || e.TargetRows == 0 {
+			a.Absent += max(0, e.Bytes)
+		}
 		a.Bytes += max(0, e.Bytes)
 		a.Differing += int64(e.Share * float64(max(0, e.Bytes)))
 		a.Tables = append(a.Tables, e)
+	}
+	if took > 0 {
+		a.DigestRate = sampled / took.Seconds()
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ type serverPoints struct {
 
 type groupPoints struct {
 	Group  string         `json:"group"`
+	Former bool           `json:"former,omitempty"` // leeward.yaml names it no more; its points go as those of its servers do
 	Keep   []replica.Keep `json:"keep"`
 	Points []groupPoint   `json:"points"` // newest first
 	Err    string         `json:"error,omitempty"`
@@ -199,6 +200,17 @@ func (c *call) pointsList(ctx context.Context, names []string) error {
 			res.Groups, parts = append(res.Groups, list), append(parts, choose2(list.Err == "", dr.Done, dr.NotDone))
 		}
 	}
+	if s != nil && len(names) == 0 {
+		former, err := protect.FormerGroups(s, e)
+		if err != nil {
+			return err
+		}
+		for _, name := range former {
+			list := l.group(&config.Group{Name: name})
+			list.Keep, list.Former = nil, true
+			res.Groups = append(res.Groups, list)
+		}
+	}
 	now := time.Now()
 	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderPoints(w, e, res, now) })
 }
@@ -320,6 +332,9 @@ func (l *lister) group(g *config.Group) groupPoints {
 		ids = append(ids, p.ID)
 	}
 	stay := o.Chosen(ids)
+	if len(g.Order) == 0 {
+		stay = nil // a former group
+	}
 	for _, p := range points {
 		m := p.Manifest
 		list.Points = append(list.Points, groupPoint{ID: p.ID, Started: m.Started, Finished: m.Finished, Consistency: m.Consistency,
@@ -431,7 +446,7 @@ func renderGroupPoints(w io.Writer, groups []groupPoints, now time.Time) {
 			if n := len(p.Databases); n > 0 {
 				members += ", " + count(n, "database")
 			}
-			t.row(g.Group, string(p.ID), span(now.Sub(p.Started)), string(p.Consistency), p.Proven, span(p.Skew), members, p.words())
+			t.row(g.Group+choose(g.Former, " (former)", ""), string(p.ID), span(now.Sub(p.Started)), string(p.Consistency), p.Proven, span(p.Skew), members, p.words())
 		}
 		if len(g.Points) == 0 {
 			t.row(g.Group, "none")

@@ -157,7 +157,9 @@ func newPointsWorldOf(t *testing.T, size int64) *pointsWorld {
 }
 
 // point carries what the source has now and makes a point of it and of its group.
-func (w *pointsWorld) point() *replica.Point {
+func (w *pointsWorld) point() *replica.Point { return w.pointOf("all") }
+
+func (w *pointsWorld) pointOf(group string) *replica.Point {
 	w.t.Helper()
 	ctx := w.t.Context()
 	w.at = w.at.Add(time.Hour)
@@ -177,7 +179,7 @@ func (w *pointsWorld) point() *replica.Point {
 		w.t.Errorf("warnings %q", p.result.Warnings)
 	}
 	groups := p.run.groupPoints(ctx, w.at, &RunResult{Servers: []ServerRun{p.result}})
-	if len(groups) != 1 || groups[0].Outcome != dr.Done || groups[0].Group != "all" {
+	if len(groups) != 1 || groups[0].Outcome != dr.Done || groups[0].Group != group {
 		w.t.Fatalf("groups %+v", groups)
 	}
 	return p.result.made

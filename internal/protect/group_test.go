@@ -75,6 +75,34 @@ func TestRetainRemovesWhatRunsOut(t *testing.T) {
 	}
 }
 
+// TestFormerGroup gives the group another name: its old points go as its server's do.
+func TestFormerGroup(t *testing.T) {
+	w := newPointsWorld(t)
+	r := w.pass.run
+	for range 2 {
+		w.point()
+	}
+	r.Estate.Groups = []config.Group{{Name: "new", Order: []string{"web1"}, Keep: config.Keep{Last: 2, Given: true}}}
+	left := func(want int) {
+		t.Helper()
+		if err := r.retainFormer(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if points, err := r.store.GroupPoints("all"); err != nil || len(points) != want {
+			t.Errorf("%d points of the former group, %v; want %d", len(points), err, want)
+		}
+	}
+	left(2)
+	if names, err := FormerGroups(r.store, r.Estate); err != nil || !slices.Equal(names, []string{"all"}) {
+		t.Errorf("former groups %v, %v", names, err)
+	}
+	shell(t, w.from, `date > f`)
+	w.pointOf("new")
+	left(1)
+	w.pointOf("new")
+	left(0)
+}
+
 // TestDefaultGivesWay fills a small store with points: without keep: the oldest go
 // before their time, with it none does.
 func TestDefaultGivesWay(t *testing.T) {

@@ -52,6 +52,7 @@ func (r *run) retain(ctx context.Context, res *RunResult, spare dr.PointID) {
 		g.Removed = append(g.Removed, removed...)
 		res.warn(err)
 	}
+	res.warn(r.retainFormer(ctx))
 	for i := range res.Servers {
 		if s := &res.Servers[i]; s.Outcome == dr.Done && !s.unpinned {
 			o, _ := RetentionOf(r.Estate, s.Server)
@@ -60,6 +61,57 @@ func (r *run) retain(ctx context.Context, res *RunResult, spare dr.PointID) {
 		}
 	}
 	res.warn(r.makeRoom(ctx, res, spare))
+}
+
+// retainFormer removes points of groups that the estate names no more: they stay no
+// longer than the points of their servers would without them.
+func (r *run) retainFormer(ctx context.Context) error {
+	names, err := FormerGroups(r.store, r.Estate)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	stay := map[string]bool{} // by server/id
+	for _, s := range r.Estate.Servers {
+		rep, err := r.store.Replica(s.Name)
+		if err != nil {
+			return err
+		}
+		points, _ := rep.Points() // damaged ones are told where points are listed
+		var ids []dr.PointID
+		for _, p := range points {
+			ids = append(ids, p.ID)
+		}
+		o, _ := RetentionOf(r.Estate, s.Name)
+		for id := range o.Chosen(ids) {
+			stay[string(s.Name)+"/"+string(id)] = true
+		}
+	}
+	for _, name := range names {
+		o := replica.Retention{Only: map[dr.PointID]bool{}}
+		points, _ := r.store.GroupPoints(name)
+		for _, g := range points {
+			for i := range g.Manifest.Servers {
+				if stay[r.store.MemberPlace(&g.Manifest.Servers[i]).String()] {
+					o.Only[g.ID] = true
+				}
+			}
+		}
+		_, groupErr := r.store.RetainGroup(ctx, name, o)
+		err = errors.Join(err, groupErr)
+	}
+	return err
+}
+
+// FormerGroups returns the groups that the store has points of and the estate does not
+// name.
+func FormerGroups(store *replica.Store, e *config.Estate) (out []string, err error) {
+	names, err := store.GroupNames()
+	for _, name := range names {
+		if !slices.ContainsFunc(e.RecoveryGroups(), func(g config.Group) bool { return g.Name == name }) {
+			out = append(out, name)
+		}
+	}
+	return out, err
 }
 
 // warn adds an error that left everything as good as before.

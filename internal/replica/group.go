@@ -428,7 +428,7 @@ func (s *Store) usersOf(server dr.ServerName) (map[dr.PointID][]string, error) {
 // RetainGroup removes the points of a group that o does not keep, and returns those
 // that went, oldest first. The points of its members are left to Retain.
 func (s *Store) RetainGroup(ctx context.Context, group string, o Retention) (removed []dr.PointID, err error) {
-	if there, err := exists(s.groupDir(group)); err != nil || !there || len(o.Keeps) == 0 {
+	if there, err := exists(s.groupDir(group)); err != nil || !there || o.keepsAll() {
 		return nil, err
 	}
 	defer func() {

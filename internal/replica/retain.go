@@ -53,7 +53,9 @@ func (k Keep) choose(ids []dr.PointID) map[dr.PointID][]string {
 
 // Retention says which recovery points stay.
 type Retention struct {
-	Keeps []Keep     // a point stays where one of them keeps it; none keeps all
+	Keeps []Keep // a point stays where one of them keeps it; none keeps all
+	// Only, where set, is in place of Keeps: the points that stay.
+	Only  map[dr.PointID]bool
 	Spare dr.PointID // stays whatever they say: the one just made
 	// Since, where set, takes away what is older, but for the Least newest: space is
 	// short.
@@ -64,6 +66,14 @@ type Retention struct {
 // Chosen returns which of ids, which are sorted newest first, stay by number and age, and why.
 func (o *Retention) Chosen(ids []dr.PointID) map[dr.PointID][]string {
 	out := map[dr.PointID][]string{}
+	if o.Only != nil {
+		for _, id := range ids {
+			if o.Only[id] {
+				out[id] = []string{"members"}
+			}
+		}
+		return out
+	}
 	for _, k := range o.Keeps {
 		for id, why := range k.choose(ids) {
 			for _, w := range why {
@@ -81,11 +91,14 @@ func (o *Retention) Chosen(ids []dr.PointID) map[dr.PointID][]string {
 	return out
 }
 
+// keepsAll reports whether it says nothing.
+func (o *Retention) keepsAll() bool { return len(o.Keeps) == 0 && o.Only == nil }
+
 // Retain removes the server's points that o does not keep. One that is pinned, locked,
 // used by a group's point or held by somebody stays. It returns those that went, oldest
 // first.
 func (r *Replica) Retain(o Retention) (removed []dr.PointID, err error) {
-	if len(o.Keeps) == 0 {
+	if o.keepsAll() {
 		return nil, nil
 	}
 	if err := r.Lock(); err != nil {

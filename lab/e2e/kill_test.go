@@ -30,7 +30,7 @@ type ledger map[string]string
 func TestCuts(t *testing.T) {
 	w := need(t)
 	r := w.chance(t)
-	config := w.estate(t)
+	config := w.estate(t, plus("groups: [{name: pair, order: [web1, files1]}]\n"))
 	took := w.must(t, config, "replicate", "web1", "files1").took
 	known := ledger{}
 	w.audit(t, known, "web1", "files1")
@@ -54,6 +54,9 @@ func TestCuts(t *testing.T) {
 		nothingLeft(t, w.store())
 		w.points(t, w.store(), "web1")
 		w.points(t, w.store(), "files1")
+		if _, err := w.openStore(t, config).GroupPoints("pair"); err != nil {
+			t.Errorf("recovery points of both: %v", err)
+		}
 		if n%4 == 3 {
 			w.audit(t, known, []string{"web1", "files1"}[n/4%2])
 		}

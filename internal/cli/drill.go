@@ -108,17 +108,19 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 		p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
 	}
 	longestFirst(subjects, lastDrills(s.Dir()))
+	held := holdDrilled(s, subjects)
 	results, err := drill.Run(ctx, subjects, drill.Options{
 		Parallel: f.parallel, Timeout: f.timeout, Firmware: vm.Firmware(f.firmware), Accelerator: vm.Accel(e.Target.Accelerator),
 		WorkDir: filepath.Join(work, "machines"), ResultDir: res.Dir,
 		Progress: func(u drill.Update) { p.Report(drillProgress(u)) },
 	})
+	proofErr := settleProofs(held, results, filepath.Base(res.Dir))
 	if len(results) != len(subjects) {
 		return nil, err // it did not begin; otherwise the results tell
 	}
 	res.Servers = inOrder(names, append(results, missing...))
 	res.Duration = time.Since(c.started)
-	return res, recordDrill(s, res)
+	return res, errors.Join(recordDrill(s, res), proofErr)
 }
 
 func drillProgress(u drill.Update) protect.Progress {

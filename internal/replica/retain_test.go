@@ -268,3 +268,27 @@ func TestClockSetBack(t *testing.T) {
 	}
 	check(made[:1])
 }
+
+// TestProof notes what a drill found beside a point, which stays as it is.
+func TestProof(t *testing.T) {
+	needRoot(t)
+	r := newReplica(t, newStore(t), "web1")
+	mustPrepare(t, r, mustPlan(t, extFacts()))
+	p := mustPoint(t, r, mustMount(t, r), time.Now(), "x")
+	if proof, err := p.Place().Proof(); err != nil || proof != nil {
+		t.Errorf("before any drill: %+v, %v", proof, err)
+	}
+	if err := p.SetProof(Proof{Outcome: dr.Done, Drill: "d", TimeToProof: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if proof, err := p.Place().Proof(); err != nil || proof.Outcome != dr.Done || proof.TimeToProof != time.Minute {
+		t.Errorf("after: %+v, %v", proof, err)
+	}
+	if points, err := r.Points(); err != nil || len(points) != 1 {
+		t.Errorf("%d points, %v", len(points), err)
+	}
+	writeFile(t, `{"version":9}`, p.Dir, proofFile)
+	if proof, err := p.Place().Proof(); err == nil {
+		t.Errorf("of another version: %+v", proof)
+	}
+}

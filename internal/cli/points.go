@@ -467,17 +467,19 @@ func renderMarks(w io.Writer, of string, id dr.PointID, unusual []replica.Anomal
 	}
 }
 
+const damagedHint = "the points above are good, and the next pass makes another; remove the directory of a damaged one when you have looked at it"
+
 func renderPointTrouble(w io.Writer, res *pointList) {
 	for _, g := range res.Groups {
 		if g.Err != "" {
 			fmt.Fprintf(w, "%s\n", g.Group)
-			renderTrouble(w, g.Err, "")
+			renderTrouble(w, g.Err, damagedHint)
 		}
 	}
 	for _, s := range res.Servers {
 		if s.Err != "" {
 			fmt.Fprintf(w, "%s\n", s.Server)
-			renderTrouble(w, s.Err, "")
+			renderTrouble(w, s.Err, damagedHint)
 		}
 	}
 }

@@ -141,6 +141,12 @@ func TestDefaultGivesWay(t *testing.T) {
 	if err != nil || space.Room < space.Next || len(space.Servers[0].Points) != 8-n {
 		t.Errorf("then: %+v, %v", space, err)
 	}
+	// A pass that has failed for want of room finds more the next time.
+	res = &RunResult{Servers: []ServerRun{{Server: "web1", Outcome: dr.NotDone, full: true}}, Groups: []GroupRun{{Group: "all", Outcome: dr.NotDone}}}
+	r.retain(t.Context(), res, "")
+	if more := len(res.Servers[0].Removed); n+more != 8-fewest {
+		t.Errorf("after a pass without room %d more went, want all but %d: %+v", more, fewest, res.Findings)
+	}
 	t.Logf("%d MiB of room before, %d after %d of 8 points went; the next may want %d", before>>20, space.Room>>20, n, space.Next>>20)
 }
 

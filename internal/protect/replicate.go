@@ -129,6 +129,7 @@ func (p *serverPass) do(ctx context.Context) ServerRun {
 	p.result.Traffic = p.meter.traffic()
 	if err != nil {
 		p.result.Outcome = dr.NotDone
+		p.result.full = errors.Is(err, replica.ErrSpace)
 		p.result.Err = err.Error()
 		p.result.Hint = hintOf(err)
 	} else {

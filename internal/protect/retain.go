@@ -142,16 +142,23 @@ func (r *run) retainServer(s *ServerRun, o replica.Retention) (err error) {
 }
 
 // makeRoom removes the oldest points before their time, as long as the next pass may
-// not find room. What the user has asked to keep stays.
+// not find room, or one has failed for want of it. What the user has asked to keep
+// stays.
 func (r *run) makeRoom(ctx context.Context, res *RunResult, spare dr.PointID) error {
 	space, err := measureSpace(r.store, r.Estate, serversOf(res))
 	if err != nil {
 		return err
 	}
 	room, err := r.store.Room()
-	if err != nil || room >= space.Next {
+	want := space.Next
+	if slices.ContainsFunc(res.Servers, func(s ServerRun) bool { return s.full }) {
+		// How much it lacks nobody knows: more each time, until it is enough.
+		want = max(2*space.Next, 2*room, leastRoom)
+	}
+	if err != nil || room >= want {
 		return err
 	}
+	before := room
 	var gone []dr.PointID
 	for _, id := range r.thinnable(space) {
 		removed, err := r.thin(ctx, res, replica.Retention{Since: id + "~", Least: fewest, Spare: spare})
@@ -162,11 +169,11 @@ func (r *run) makeRoom(ctx context.Context, res *RunResult, spare dr.PointID) er
 			continue
 		}
 		gone = append(gone, id)
-		if room, err = r.settledRoom(ctx, space.Next); err != nil || room >= space.Next {
+		if room, err = r.settledRoom(ctx, want); err != nil || room >= want {
 			break
 		}
 	}
-	text := fmt.Sprintf("space in the store is short: %d MiB can be written, the next pass may want %d MiB", room>>20, space.Next>>20)
+	text := fmt.Sprintf("space in the store is short: %d MiB can be written, the next pass may want %d MiB", before>>20, want>>20)
 	if len(gone) > 0 {
 		text = fmt.Sprintf("space in the store was short: recovery points up to %s are removed before their time", gone[len(gone)-1])
 	}
@@ -174,9 +181,14 @@ func (r *run) makeRoom(ctx context.Context, res *RunResult, spare dr.PointID) er
 	return nil
 }
 
+// leastRoom is what a pass that failed for want of space finds at the least.
+const leastRoom = 256 << 20
+
+// serversOf returns the servers whose points may be looked at: those of passes that are
+// done, or had no room.
 func serversOf(res *RunResult) (out []dr.ServerName) {
 	for _, s := range res.Servers {
-		if s.Outcome == dr.Done {
+		if s.Outcome == dr.Done || s.full {
 			out = append(out, s.Server)
 		}
 	}
@@ -217,7 +229,7 @@ func (r *run) thin(ctx context.Context, res *RunResult, o replica.Retention) (re
 	for i := range res.Servers {
 		s := &res.Servers[i]
 		keep, gives := RetentionOf(r.Estate, s.Server)
-		if !gives || s.Outcome != dr.Done || s.unpinned {
+		if !gives || s.Outcome != dr.Done && !s.full || s.unpinned {
 			continue
 		}
 		o.Keeps = keep.Keeps

@@ -149,6 +149,7 @@ type ServerRun struct {
 
 	made     *replica.Point
 	unpinned bool // the last good point could not be pinned: nothing is removed
+	full     bool // it failed for want of space in the store
 }
 
 // VerifyResult is what verify found.

@@ -210,6 +210,9 @@ func phaseWords(s protect.RowsStatus) string {
 	case s.Phase == "":
 		return "none; run: leeward replicate " + s.Database
 	}
+	if s.Mode == "physical" && s.Phase == "following" {
+		return "following, the whole server"
+	}
 	return s.Phase
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,8 +64,9 @@ func (m machine) install(options ...string) []string {
 	return argv
 }
 
-// become runs the rest of its words as the account of the first.
-const become = `u=$1; shift; cd /; if [ "$(id -un)" = "$u" ]; then exec "$@"; fi; exec setpriv --reuid="$(id -u "$u")" --regid="$(id -g "$u")" --init-groups -- "$@"`
+// become runs the rest of its words as the account of the first. What it runs ends with
+// us: a base backup that went on alone would write into what is made anew.
+const become = `u=$1; shift; cd /; if [ "$(id -un)" = "$u" ]; then exec "$@"; fi; exec setpriv --pdeathsig TERM --reuid="$(id -u "$u")" --regid="$(id -g "$u")" --init-groups -- "$@"`
 
 func (m machine) asOwner(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
 	if m.owner != "" {
@@ -103,9 +105,12 @@ func (m machine) run(ctx context.Context, stdin io.Reader, stdout io.Writer, arg
 	if mountns.Entered() {
 		argv = append([]string{"nsenter", "--mount=/proc/" + strconv.Itoa(os.Getppid()) + "/ns/mnt", "--"}, argv...)
 	}
+	// The kernel takes the end of the starting thread for the death of the parent.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = "/", cleanEnvironment()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	var said lastBytes

@@ -126,7 +126,7 @@ func (r *RowsStatus) takeStatus(s rowsync.Status, now time.Time) {
 	r.Phase, r.Position, r.SourceTime = string(s.Phase), string(s.Position), s.SourceTime
 	r.Spooled, r.LastVerified, r.Stopped = s.SpoolBytes, s.LastVerified, stops(s.Stopped)
 	if !s.Heard.IsZero() {
-		r.Age = now.Sub(s.Heard)
+		r.Age = max(0, now.Sub(s.Heard)) // it may have been heard since
 	}
 	r.Outcome = dr.NotDone
 	if s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (r.RPO == 0 || r.Age <= r.RPO) {

@@ -102,7 +102,11 @@ func (t *Target) MakeInstanceObject(ctx context.Context, o engine.Object, other 
 
 // Pace implements engine.Pacer.
 func (s *Source) Pace(ctx context.Context) (int64, error) {
-	rows, err := s.data.QueryContext(ctx, "SELECT REPEAT('x', 65536) FROM information_schema.columns LIMIT 128")
+	from := "information_schema.columns LIMIT 128"
+	if s.maria {
+		from = "seq_1_to_128"
+	}
+	rows, err := s.data.QueryContext(ctx, "SELECT REPEAT('x', 65536) FROM "+from)
 	if err != nil {
 		return 0, fmt.Errorf("measure the link: %w", explain(err))
 	}

@@ -279,6 +279,9 @@ func (p *standby) seed(ctx context.Context) error {
 	if err := p.ensureSlot(ctx); err != nil {
 		return err
 	}
+	if err := p.alone(ctx); err != nil {
+		return err
+	}
 	if err := p.empty(ctx); err != nil {
 		return err
 	}
@@ -287,6 +290,31 @@ func (p *standby) seed(ctx context.Context) error {
 		return &engine.TemporaryError{Err: err} // the link, not the tool
 	}
 	return err
+}
+
+// alone ends what a base backup that was cut has left: its processes at the target,
+// before they tidy up in a directory that is not theirs any more, and what they held
+// at the source. Nothing else has to do with the slot while there is no standby.
+func (p *standby) alone(ctx context.Context) error {
+	const kill = `for x in /proc/[0-9]*; do
+if test "$(cat "$x/comm" 2>/dev/null)" = pg_basebackup && tr "\0" "\n" <"$x/cmdline" 2>/dev/null | grep -qxF -e "$1"; then kill -9 "${x#/proc/}"; fi; done; exit 0`
+	if err := p.o.Target.Run(ctx, nil, io.Discard, "sh", "-c", kill, "sh", p.o.Target.Data); err != nil {
+		return fmt.Errorf("end a base backup that was cut: %w", err)
+	}
+	const held = `SELECT pid FROM pg_stat_replication WHERE application_name = $1 UNION SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1 AND active`
+	for range 50 {
+		rows, err := query(ctx, p.o.Source.Options, "SELECT pid, pg_terminate_backend(pid) FROM ("+held+") x", p.slot)
+		if err != nil {
+			return fmt.Errorf("end a base backup that was cut: %w", err)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		if err := retry.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return &engine.TemporaryError{Err: fmt.Errorf("make a base backup: somebody else follows by slot %s at the source", p.slot)}
 }
 
 // reachable reports whether the source answers now.

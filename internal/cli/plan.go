@@ -104,11 +104,8 @@ func renderPlan(w io.Writer, e *config.Estate, res *protect.PlanResult, now time
 	fmt.Fprintf(w, "Store %s: needs %s, %s free%s\n", clean(res.Target.Store), size(res.Target.Need), size(res.Target.Free),
 		choose(res.Target.Need > res.Target.Free, "  NOT ENOUGH", ""))
 	renderPlanSpace(w, res.Points)
-	fmt.Fprintf(w, "To carry: %s%s\n", size(res.Bytes), choose(res.Measured > 0, " at about "+size(res.Measured)+"/s", ""))
-	fmt.Fprintf(w, "Recovery points of all: %s\n", etaWords(res.ETA))
-	if !res.Deadline.IsZero() {
-		fmt.Fprintf(w, "Deadline: %s, %s\n", res.Deadline.Format("Mon 2 Jan 2006 15:04 -07:00"), deadlineWords(res, now))
-	}
+	fmt.Fprintf(w, "To carry: %s%s\n", size(res.Bytes), choose(res.Measured > 0, "; the link carries "+size(res.Measured)+"/s", ""))
+	renderForecast(w, res, now)
 	if n := blockedServers(res); len(n) > 0 {
 		fmt.Fprintf(w, "Not ready: %s\n", strings.Join(n, ", "))
 	}
@@ -128,26 +125,6 @@ func choose(condition bool, yes, no string) string {
 		return yes
 	}
 	return no
-}
-
-func etaWords(d time.Duration) string {
-	if d <= 0 {
-		return "no estimate yet"
-	}
-	return "in about " + rough(d)
-}
-
-func deadlineWords(res *protect.PlanResult, now time.Time) string {
-	away := res.Deadline.Sub(now)
-	switch {
-	case away <= 0:
-		return span(-away) + " ago: MISSED"
-	case res.ETA <= 0:
-		return "in " + span(away)
-	case res.ETA > away:
-		return fmt.Sprintf("in %s: TOO LATE by about %s", span(away), rough(res.ETA-away))
-	}
-	return fmt.Sprintf("in %s: in time, with about %s to spare", span(away), rough(away-res.ETA))
 }
 
 func blockedServers(res *protect.PlanResult) (out []string) {
@@ -181,7 +158,7 @@ func renderServerPlan(w io.Writer, s protect.ServerPlan) {
 		t.row(clean(f.MountPoint), f.Type, size(f.Used)+" of "+size(f.Size), choose(f.Inodes > 0, entries(f.Inodes, ""), ""), clean(f.Capture))
 	}
 	t.print(w, in)
-	fmt.Fprintf(w, "%sto carry %s, %s\n", in, size(s.Bytes), etaWords(s.ETA))
+	fmt.Fprintf(w, "%sto carry %s, %s\n", in, size(s.Bytes), choose(s.Wire > 0, "about "+size(s.Wire)+" of it on the wire", "no forecast yet"))
 	for _, d := range s.Databases {
 		fmt.Fprintf(w, "%sdatabase %s in %s: %s\n", in, d.Engine, clean(d.DataDir), clean(d.Decision))
 		if d.Advice != "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
+	"github.com/leeward-dr/leeward/internal/forecast"
 	"github.com/leeward-dr/leeward/internal/protect"
 	"github.com/leeward-dr/leeward/internal/replica"
 )
@@ -36,13 +37,15 @@ func same(t *testing.T, want string, render func(io.Writer)) {
 }
 
 func samplePlan() *protect.PlanResult {
+	f := forecast.Make(forecast.Input{Link: forecast.Exactly(24.1e6), Items: []forecast.Item{{Name: "web1", Wire: forecast.Exactly(410e6)}, {Name: "db1", Wire: forecast.Exactly(2e9)}}})
+	v := f.Against(epoch, testEstate.Deadline)
 	return &protect.PlanResult{
 		Servers: []protect.ServerPlan{
 			{
 				Server: "web1", Reachable: true, System: "Debian GNU/Linux 12 (bookworm), kernel 6.1.0, BIOS",
 				Filesystems: []protect.FilesystemPlan{{MountPoint: "/", Type: "ext4", Size: 2_600_000_000, Used: 1_100_000_000, Inodes: 34567}, {MountPoint: "/boot", Type: "ext4", Size: 250_000_000, Used: 99_000_000, Inodes: 312}},
 				Excluded:    []protect.Exclusion{{Path: "/proc", Reason: "made by the kernel"}, {Path: "/swapfile", Reason: "swap"}, {Path: "/sys", Reason: "made by the kernel"}},
-				Bytes:       1_199_000_000, ETA: 50 * time.Second,
+				Bytes:       1_199_000_000, Wire: 410_000_000,
 			},
 			{
 				Server: "db1", Reachable: true, System: "Debian GNU/Linux 12", Bytes: 5,
@@ -52,7 +55,7 @@ func samplePlan() *protect.PlanResult {
 			{Server: "db2", Err: "reach db2: refused", Hint: "give a key", Findings: []protect.Finding{{Level: protect.Blocker, Text: "reach db2: refused"}}},
 		},
 		Target: protect.TargetSpace{Store: "/srv/leeward", Need: 12_000_000_000, Free: 8_000_000_000},
-		Bytes:  9_500_000_000, ETA: 9*time.Minute + 13*time.Second, Measured: 24_100_000, Deadline: testEstate.Deadline,
+		Bytes:  9_500_000_000, Measured: 24_100_000, Deadline: testEstate.Deadline, Forecast: &f, Verdict: &v,
 		Findings: []protect.Finding{{Level: protect.Blocker, Text: "the store is too small"}},
 	}
 }
@@ -64,12 +67,12 @@ acme: miami to dallas, 3 servers
 web1  Debian GNU/Linux 12 (bookworm), kernel 6.1.0, BIOS
     /      ext4  1.10 GB of 2.60 GB  34,567 entries
     /boot  ext4   99.0 MB of 250 MB     312 entries
-    to carry 1.20 GB, in about 50s
+    to carry 1.20 GB, about 410 MB of it on the wire
     left out (made by the kernel): /proc /sys
     left out (swap): /swapfile
 
 db1  Debian GNU/Linux 12
-    to carry 5 B, no estimate yet
+    to carry 5 B, no forecast yet
     database mariadb in /var/lib/mysql: left out: it runs
       what to do: put it on LVM
     warning: the clock is 4m behind
@@ -81,9 +84,13 @@ db2  NOT REACHABLE
 
 BLOCKER: the store is too small
 Store /srv/leeward: needs 12.0 GB, 8.00 GB free  NOT ENOUGH
-To carry: 9.50 GB at about 24.1 MB/s
-Recovery points of all: in about 9m10s
-Deadline: Sun 10 Sep 2017 03:00 +00:00, in 4d00h: in time, with about 3d23h to spare
+To carry: 9.50 GB; the link carries 24.1 MB/s
+Safe, if a pass begins now:
+          likely in  19 of 20 in  on the wire  deadline
+    web1        30s          30s       410 MB  3d23h to spare
+    db1       1m40s        1m40s      2.00 GB  3d23h to spare
+    all       1m40s        1m40s      2.41 GB
+Deadline: Sun 10 Sep 2017 03:00 +00:00, in 4d00h: in time, with 3d23h to spare; begin by Sun 10 Sep 2017 02:58 +00:00 at the latest
 Not ready: db2
 `, func(w io.Writer) { renderPlan(w, testEstate, samplePlan(), epoch) })
 }
@@ -105,16 +112,40 @@ func TestPlanCode(t *testing.T) {
 
 func TestDeadlineWords(t *testing.T) {
 	for _, c := range []struct {
-		away, eta time.Duration
-		want      string
+		away, safe time.Duration
+		want       string
 	}{
-		{time.Hour, 2 * time.Hour, "in 1h00m: TOO LATE by about 1h00m"}, {-time.Hour, time.Hour, "1h00m ago: MISSED"},
-		{time.Hour, 0, "in 1h00m"}, {2 * time.Hour, time.Hour, "in 2h00m: in time, with about 1h00m to spare"},
+		{time.Hour, 2 * time.Hour, "in 1h00m: TOO LATE by 1h00m"}, {-time.Hour, time.Hour, "1h00m ago: MISSED"}, {time.Hour, 0, "in 1h00m"},
+		{2 * time.Hour, time.Hour, "in 2h00m: in time, with 1h00m to spare; begin by " + clock(epoch.Add(time.Hour)) + " at the latest"},
 	} {
-		if got := deadlineWords(&protect.PlanResult{Deadline: epoch.Add(c.away), ETA: c.eta}, epoch); got != c.want {
+		res := &protect.PlanResult{Deadline: epoch.Add(c.away)}
+		if c.safe > 0 {
+			v := forecast.Forecast{Safe: forecast.Span{P95: c.safe}}.Against(epoch, res.Deadline)
+			res.Verdict = &v
+		}
+		if got := deadlineWords(res, epoch); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
+}
+
+// TestRenderRescue shows what a person reads when not everything is in time.
+func TestRenderRescue(t *testing.T) {
+	in := forecast.Input{Link: forecast.Exactly(1e6), Items: []forecast.Item{{Name: "files1", Wire: forecast.Exactly(4e9)}, {Name: "web1", Wire: forecast.Exactly(300e6)}}}
+	f := forecast.Make(in)
+	res := &protect.PlanResult{Forecast: &f, Deadline: epoch.Add(30 * time.Minute)}
+	v, r := f.Against(epoch, res.Deadline), forecast.Save(in, 30*time.Minute)
+	res.Verdict, res.Rescue = &v, &r
+	same(t, `Safe, if a pass begins now:
+            likely in  19 of 20 in  on the wire  deadline
+    files1      1h12m        1h12m      4.00 GB  TOO LATE by 42m
+    web1          10m          10m       300 MB  20m to spare
+    all         1h12m        1h12m      4.30 GB
+Deadline: Wed 6 Sep 2017 03:30 +00:00, in 30m00s: TOO LATE by 42m
+    in time if carried one after the other: web1
+    not in time: files1
+    a link 2.5 times as fast would be enough for all side by side
+`, func(w io.Writer) { renderForecast(w, res, epoch) })
 }
 
 func sampleRun() *protect.RunResult {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/config"
@@ -14,15 +13,6 @@ import (
 	"github.com/leeward-dr/leeward/internal/remote"
 	"github.com/leeward-dr/leeward/internal/replica"
 	"github.com/leeward-dr/leeward/internal/tree"
-)
-
-const (
-	// shrinks is what share of the bytes of a usual Linux server crosses the wire
-	// the first time: measured between 0.30 and 0.45 on Debian trees by zstd alone;
-	// what several servers have in common comes off in addition.
-	shrinks = 0.45
-	// overhead is the time a pass takes beside carrying bytes.
-	overhead = 5 * time.Second
 )
 
 // Plan looks at each named server and at the store, and says what a pass would do
@@ -39,6 +29,11 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 		return nil, err
 	}
 	planners := make([]*planner, len(names))
+	defer func() {
+		for _, p := range planners {
+			p.close()
+		}
+	}()
 	databases := o.databases()
 	res.Rows = make([]RowsPlan, len(databases))
 	bin := &remote.Binary{}
@@ -55,7 +50,6 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 	for _, p := range planners {
 		res.Bytes += p.plan.Bytes
 		res.Target.Need += p.need
-		res.Measured = max(res.Measured, p.rate)
 	}
 	if res.Target.Need > res.Target.Free {
 		res.Findings = append(res.Findings, Finding{Blocker,
@@ -65,7 +59,9 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 	if err := res.addPoints(store, o.Estate, names); err != nil {
 		return nil, err
 	}
-	res.estimate()
+	if err := res.outlook(ctx, o.Estate, store, planners); err != nil {
+		return nil, err
+	}
 	return res, ctx.Err()
 }
 
@@ -83,31 +79,18 @@ func (r *PlanResult) addPoints(store *replica.Store, e *config.Estate, names []d
 	return nil
 }
 
-// estimate shares the link among all servers: the sum of bytes decides.
-func (r *PlanResult) estimate() {
-	if r.Measured == 0 {
-		return
-	}
-	r.ETA = seconds(r.Bytes, r.Measured)
-	for i := range r.Servers {
-		if s := &r.Servers[i]; s.Reachable {
-			s.ETA = r.ETA // they run side by side and finish about together
-		}
-	}
-}
-
-func seconds(bytes, rate int64) time.Duration {
-	return (time.Duration(float64(bytes)*shrinks/float64(rate)*float64(time.Second)) + overhead).Round(time.Second)
-}
-
 type planner struct {
 	server *config.Server
 	store  *replica.Store
 	bin    *remote.Binary
 	plan   *ServerPlan
 	need   int64
-	rate   int64
 	meter  meter
+
+	src     *source // nil where it is not reached
+	past    []int64 // bytes on the wire of passes after the first, the newest last
+	known   bool    // it has a replica
+	samples []*tree.Sample
 }
 
 func (p *planner) do(ctx context.Context, show func(Progress)) {
@@ -118,8 +101,18 @@ func (p *planner) do(ctx context.Context, show func(Progress)) {
 	if err != nil {
 		p.plan.Err, p.plan.Hint = err.Error(), hintOf(err)
 		p.plan.Findings = append(p.plan.Findings, Finding{Blocker, p.plan.Err, p.plan.Hint})
+		p.close()
+		p.meter.end(err)
+		return
 	}
-	p.meter.end(err)
+	p.meter.phase("looked at")
+}
+
+func (p *planner) close() {
+	if p != nil && p.src != nil {
+		p.src.close()
+		p.src = nil
+	}
 }
 
 func (p *planner) look(ctx context.Context) error {
@@ -127,12 +120,7 @@ func (p *planner) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer src.close()
-	p.plan.Reachable = true
-	p.meter.phase("measuring the link")
-	if p.rate, err = tree.MeasureLink(ctx, src.client.Conn()); err != nil {
-		return src.client.Explain(err)
-	}
+	p.src, p.plan.Reachable = src, true
 	f := src.facts
 	p.plan.System = systemOf(f)
 	for _, fs := range f.Filesystems {
@@ -208,8 +196,8 @@ func (p *planner) target(f *agentpb.Facts) error {
 		return err
 	}
 	if _, err := rep.Layout(); err == nil {
-		p.plan.Findings = append(p.plan.Findings, Finding{Note, "it has a replica already: only what changed is carried, the estimate is for all of it", ""})
-		return nil
+		p.known = true
+		return p.history(rep)
 	}
 	fc, err := p.store.Forecast(layout)
 	if err != nil {

@@ -183,24 +183,7 @@ func (s *source) patterns(more []string) []string {
 // open has the agent show all filesystems, with the given patterns left out
 // beside the usual ones.
 func (s *source) open(ctx context.Context, more []string) error {
-	patterns := s.patterns(more)
-	req := &agentpb.OpenRequest{Snapshot: true}
-	s.exclude = map[string][]string{}
-	for _, f := range s.facts.Filesystems {
-		var shown []tree.Shown
-		for _, m := range f.Mounts {
-			shown = append(shown, tree.Shown{MountPoint: m.MountPoint, Root: m.Root})
-		}
-		if len(shown) == 0 {
-			shown = []tree.Shown{{MountPoint: f.MountPoint, Root: "/"}}
-		}
-		ex := tree.ForFilesystem(shown, patterns)
-		for _, path := range s.keptSnapshots(f) {
-			ex = append(ex, tree.Literal(path))
-		}
-		s.exclude[f.MountPoint] = ex
-		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex, Live: s.live[f.MountPoint]})
-	}
+	req := s.openRequest(more)
 	s.opened = map[string]*agentpb.OpenedFilesystem{}
 	for i, conn := range s.conns() {
 		var reply agentpb.OpenReply
@@ -224,6 +207,30 @@ func (s *source) open(ctx context.Context, more []string) error {
 		}
 	}
 	return nil
+}
+
+// openRequest asks for all filesystems, with the given patterns left out beside the
+// usual ones, live.
+func (s *source) openRequest(more []string) *agentpb.OpenRequest {
+	patterns := s.patterns(more)
+	req := &agentpb.OpenRequest{}
+	s.exclude = map[string][]string{}
+	for _, f := range s.facts.Filesystems {
+		var shown []tree.Shown
+		for _, m := range f.Mounts {
+			shown = append(shown, tree.Shown{MountPoint: m.MountPoint, Root: m.Root})
+		}
+		if len(shown) == 0 {
+			shown = []tree.Shown{{MountPoint: f.MountPoint, Root: "/"}}
+		}
+		ex := tree.ForFilesystem(shown, patterns)
+		for _, path := range s.keptSnapshots(f) {
+			ex = append(ex, tree.Literal(path))
+		}
+		s.exclude[f.MountPoint] = ex
+		req.Filesystems = append(req.Filesystems, &agentpb.OpenFilesystem{MountPoint: f.MountPoint, Excludes: ex, Live: s.live[f.MountPoint]})
+	}
+	return req
 }
 
 // filesystem returns what the facts tell of a filesystem, an empty one if they do

@@ -8,6 +8,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/forecast"
 	"github.com/leeward-dr/leeward/internal/replica"
 )
 
@@ -51,11 +52,16 @@ type PlanResult struct {
 	Rows     []RowsPlan    `json:"databases,omitempty"` // of the databases replicated by themselves
 	Target   TargetSpace   `json:"target"`
 	Points   *PointSpace   `json:"points,omitempty"` // what recovery points take, and will take
-	Bytes    int64         `json:"bytes"`            // to be carried by all servers together
-	ETA      time.Duration `json:"eta_ns"`           // until all have a recovery point; 0 unknown
+	Bytes    int64         `json:"bytes"`            // content of all servers together
+	ETA      time.Duration `json:"eta_ns"`           // until all are safe, in 19 of 20 cases; 0 unknown
 	Deadline time.Time     `json:"deadline"`         // zero where there is none
 	Findings []Finding     `json:"findings"`         // of the estate as a whole
-	Measured int64         `json:"link_rate"`        // bytes per second the ETA assumes; 0 unknown
+	Measured int64         `json:"link_rate"`        // bytes per second, of all connections together; 0 unknown
+	// Forecast says when what is safe; nil where nothing is known. Verdict holds it against
+	// the deadline, Rescue says what to do where not all is in time.
+	Forecast *forecast.Forecast `json:"forecast,omitempty"`
+	Verdict  *forecast.Verdict  `json:"verdict,omitempty"`
+	Rescue   *forecast.Rescue   `json:"rescue,omitempty"`
 }
 
 // TargetSpace compares what the store will need with what is free there.
@@ -73,8 +79,9 @@ type ServerPlan struct {
 	Filesystems []FilesystemPlan `json:"filesystems"`
 	Excluded    []Exclusion      `json:"excluded"`
 	Databases   []DatabasePlan   `json:"databases"`
-	Bytes       int64            `json:"bytes"`  // to be carried, before deduplication and compression
-	ETA         time.Duration    `json:"eta_ns"` // 0 unknown
+	Bytes       int64            `json:"bytes"`      // of content
+	Wire        int64            `json:"wire_bytes"` // that will cross the link, by sample or by its last passes
+	ETA         time.Duration    `json:"eta_ns"`     // until it is safe, in 19 of 20 cases; 0 unknown
 	Findings    []Finding        `json:"findings"`
 	Err         string           `json:"error,omitempty"` // why it is not reachable
 	Hint        string           `json:"hint,omitempty"`

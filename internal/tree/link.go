@@ -3,8 +3,10 @@ package tree
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -39,34 +41,67 @@ func (s *Service) measureHandler(ctx context.Context, st *pipe.Stream) error {
 	return nil
 }
 
-// MeasureLink returns what the connection carries now, in bytes per second, from a
-// second's transfer of 8 MiB at most. Others using the link show in it.
-func MeasureLink(ctx context.Context, c *pipe.Conn) (int64, error) {
+// MeasureLink returns what the connections together carry now, in bytes per second, from
+// a second's transfer of 8 MiB at most over each of them at once. Others using the link
+// show in it. A connection that fails counts for nothing, and is an error only if all do.
+func MeasureLink(ctx context.Context, conns ...*pipe.Conn) (int64, error) {
+	type run struct {
+		bytes       int64
+		first, last time.Time
+		err         error
+	}
+	runs := make([]run, len(conns))
+	var wg sync.WaitGroup
+	for i, c := range conns {
+		wg.Go(func() {
+			r := &runs[i]
+			r.bytes, r.first, r.last, r.err = measure(ctx, c)
+		})
+	}
+	wg.Wait()
+	var first, last time.Time
+	var errs []error
+	total := int64(0)
+	for _, r := range runs {
+		if errs = append(errs, r.err); r.err != nil || r.bytes == 0 {
+			continue
+		}
+		total += r.bytes
+		if first.IsZero() || r.first.Before(first) {
+			first = r.first
+		}
+		if r.last.After(last) {
+			last = r.last
+		}
+	}
+	if total == 0 {
+		return 0, errors.Join(errs...)
+	}
+	return int64(float64(total) / max(last.Sub(first), time.Millisecond).Seconds()), nil
+}
+
+// measure counts what comes over one connection, from the first piece on.
+func measure(ctx context.Context, c *pipe.Conn) (bytes int64, first, last time.Time, err error) {
 	st, err := c.Open(ctx, "tree.measure")
 	if err != nil {
-		return 0, fmt.Errorf("measure link: %w", err)
+		return 0, first, last, fmt.Errorf("measure link: %w", err)
 	}
 	defer st.Close()
 	if err := st.Send(&agentpb.Empty{}); err != nil {
-		return 0, fmt.Errorf("measure link: %w", err)
+		return 0, first, last, fmt.Errorf("measure link: %w", err)
 	}
-	var first time.Time
-	total := int64(0)
 	for {
 		var m wrapperspb.BytesValue
 		if err := st.Recv(&m); err == io.EOF {
-			break
+			return bytes, first, last, nil
 		} else if err != nil {
-			return 0, fmt.Errorf("measure link: %w", err)
+			return 0, first, last, fmt.Errorf("measure link: %w", err)
 		}
+		last = time.Now()
 		if first.IsZero() {
-			first = time.Now()
+			first = last
 			continue
 		}
-		total += int64(len(m.Value))
+		bytes += int64(len(m.Value))
 	}
-	if total == 0 {
-		return 0, nil
-	}
-	return int64(float64(total) / max(time.Since(first), time.Millisecond).Seconds()), nil
 }

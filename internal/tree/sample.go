@@ -323,25 +323,24 @@ func pieceOf(p *agentpb.SampledPiece, step int64) (Piece, error) {
 	return out, nil
 }
 
-// Wire reckons how many bytes of the content would travel after compression, if what is
-// known by its digest did not. known is asked once for each chunk.
-func (s *Sample) Wire(known func(chunk.Digest) bool) int64 {
+// Wire reckons how many bytes of the content would travel after compression, if of each
+// chunk the share did that is told: 0 of one that the target has, 1 of one that nobody
+// else brings.
+func (s *Sample) Wire(share func(chunk.Digest) float64) int64 {
 	var all, travels float64
 	for _, p := range s.Pieces {
-		var looked, lacks int64
+		var looked, lacks float64
 		for i, d := range p.Chunks {
-			looked += p.Lengths[i]
-			if !known(d) {
-				lacks += p.Lengths[i]
-			}
+			looked += float64(p.Lengths[i])
+			lacks += float64(p.Lengths[i]) * share(d)
 		}
-		share := 1.0
+		part := 1.0
 		if looked > 0 {
-			share = float64(lacks) / float64(looked)
+			part = lacks / looked
 		}
 		weight := p.Weight * float64(p.Size)
 		all += weight
-		travels += weight * p.Packed * share
+		travels += weight * p.Packed * part
 	}
 	if all == 0 {
 		return 0

@@ -32,7 +32,7 @@ func (w *world) sample(step int64) *Sample {
 	return s
 }
 
-func nothingKnown(chunk.Digest) bool { return false }
+func allTravels(chunk.Digest) float64 { return 1 }
 
 // TestSamplePredicts holds a sample against the pass after it.
 func TestSamplePredicts(t *testing.T) {
@@ -42,7 +42,7 @@ func TestSamplePredicts(t *testing.T) {
 	conn := w.connect()
 	r := w.passOver(conn)
 	wire, _ := conn.Counters()
-	forecast := s.Wire(nothingKnown)
+	forecast := s.Wire(allTravels)
 	t.Logf("%d pieces with %d MB of %d MB, forecast %d kB, travelled %d kB for %d entries", len(s.Pieces), s.Read>>20, s.Bytes>>20,
 		forecast>>10, wire>>10, s.Entries)
 	if s.Read > s.Bytes*3/4 {
@@ -55,7 +55,12 @@ func TestSamplePredicts(t *testing.T) {
 		t.Errorf("content of %d bytes, the pass read %d", s.Bytes, want)
 	}
 	// What the pass has carried is known by the digests of a sample.
-	known := func(d chunk.Digest) bool { return len(w.index.Lookup(d, w.tree)) > 0 }
+	known := func(d chunk.Digest) float64 {
+		if len(w.index.Lookup(d, w.tree)) > 0 {
+			return 0
+		}
+		return 1
+	}
 	if left := w.sample(512 << 10).Wire(known); left > forecast/20 {
 		t.Errorf("%d of %d bytes seem not to be there after a pass", left, forecast)
 	}
@@ -69,13 +74,15 @@ func TestSamplesShowWhatIsCommon(t *testing.T) {
 	a.sh("mkdir c; for i in $(seq 1200); do head -c 8000 /dev/urandom > c/f$i; done")
 	b.sh(common + "; mkdir own; for i in $(seq 1200); do head -c 8000 /dev/urandom > own/f$i; done")
 	seen := map[chunk.Digest]bool{}
-	known := func(d chunk.Digest) bool {
-		was := seen[d]
+	once := func(d chunk.Digest) float64 {
+		if seen[d] {
+			return 0
+		}
 		seen[d] = true
-		return was
+		return 1
 	}
 	const step = 40 << 10
-	first, second := a.sample(step).Wire(known), b.sample(step).Wire(known)
+	first, second := a.sample(step).Wire(once), b.sample(step).Wire(once)
 	if first < 9e6 || first > 10.2e6 {
 		t.Errorf("the first server has %d bytes to carry, want 9.6 MB", first)
 	}

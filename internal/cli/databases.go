@@ -58,12 +58,13 @@ func renderDatabaseRun(w io.Writer, d protect.DatabaseRun) {
 		fmt.Fprintf(w, "    STOPPED: %s\n", clean(s))
 	}
 	renderFindings(w, "    ", grave)
-	renderAround(w, "    ", d.Around)
+	renderAround(w, "    ", d.Around, false)
 }
 
 // renderAround tells of what lives outside a database: counts, and what is not as at the
-// source. What a person must see to is in --json and the report.
-func renderAround(w io.Writer, in string, a *protect.Around) {
+// source; after a pass, of that only what was to be made and was not. The rest is in
+// --json and the report.
+func renderAround(w io.Writer, in string, a *protect.Around, planned bool) {
 	if a == nil {
 		return
 	}
@@ -74,17 +75,19 @@ func renderAround(w io.Writer, in string, a *protect.Around) {
 		fmt.Fprintf(w, "%soutside the database: %s\n", in, clean(s))
 	}
 	var lines []string
+	open := false // to be copied
 	for _, i := range a.Items {
-		if i.Made || i.State != "missing" && i.State != "differs" {
+		if i.Made || i.State != "missing" && i.State != "differs" || !planned && (i.Why == "" || i.Kind == "parameter") {
 			continue
 		}
+		open = open || i.Why == "" && i.Kind != "parameter"
 		lines = append(lines, i.Kind+" "+i.Name+": "+choose(i.State == "missing", "missing at the target", "another at the target")+choose(i.Why != "", ": "+i.Why, ""))
 	}
-	if len(lines) > 0 {
-		listed(w, lines)
-		fmt.Fprintf(w, "%s  what to do: instance: copy in the configuration has them made, but for settings\n", in)
+	listed(w, lines)
+	if open {
+		fmt.Fprintf(w, "%s  what to do: instance: copy in the configuration has them made, but for parameters\n", in)
 	}
-	if n := len(a.Manual); n > 0 {
+	if n := len(a.Manual); n > 0 && planned {
 		fmt.Fprintf(w, "%s%s outside the database for a person to see to; --json and the report have them\n", in, count(n, "thing"))
 	}
 }
@@ -149,7 +152,7 @@ func renderRowsPlan(w io.Writer, d protect.RowsPlan) {
 	}
 	fmt.Fprintf(w, "%sto send about %s of %s\n", in, size(d.Differing), size(d.Bytes))
 	renderFindings(w, in, d.Findings)
-	renderAround(w, in, d.Around)
+	renderAround(w, in, d.Around, true)
 }
 
 // Around is what lives outside the database, as it was last seen.

@@ -106,3 +106,64 @@ func TestReportOfDatabases(t *testing.T) {
 		}
 	}
 }
+
+func around() *protect.Around {
+	return &protect.Around{
+		Items: []protect.InstanceItem{
+			{Kind: "parameter", Name: "wal_level", State: "missing"}, {Kind: "role", Name: "app", State: "missing"}, {Kind: "role", Name: "boss", State: "differs", Why: "it is left as it is"},
+			{Kind: "role", Name: "clerk", State: "missing", Made: true}, {Kind: "role", Name: "dba", State: "extra"}, {Kind: "role", Name: "same", State: "same"},
+		},
+		Manual: []protect.Finding{{Level: protect.Note, Text: "extension postgis: version 3 is installed", Hint: "install it"}},
+	}
+}
+
+func TestRenderPhysical(t *testing.T) {
+	runs := []protect.DatabaseRun{
+		{Database: "shop", Mode: "physical", Outcome: dr.Done, Duration: 2 * time.Second, Did: []string{"the server was started"}},
+		{Database: "erp", Mode: "logical", Outcome: dr.Done, Around: around()},
+	}
+	same(t, `
+database  outcome  took                         compared    sent  deleted   followed  behind
+shop      done     2.0s  the whole server, by its engine                                0.0s
+erp       done     0.0s                           0 rows  0 rows   0 rows  0 changes    0.0s
+
+shop
+    the server was started
+
+erp
+    outside the database: 1 of kind parameter, 1 missing; 4 of kind role, 1 missing, 1 other, 1 made
+      role boss: another at the target: it is left as it is
+`, func(w io.Writer) { renderDatabaseRuns(w, runs) })
+	same(t, `shop  postgres, standby
+    changes: the whole server
+    mode logical: not possible: wal_level: it is replica
+    mode physical: about 4m00s, 1.20 GB, recommended
+    link from the source: 12.5 MB/s
+    to send about 1.20 GB of 1.20 GB
+    outside the database: 1 of kind parameter, 1 missing; 4 of kind role, 1 missing, 1 other, 1 made
+      parameter wal_level: missing at the target
+      role app: missing at the target
+      role boss: another at the target: it is left as it is
+      what to do: instance: copy in the configuration has them made, but for parameters
+    1 thing outside the database for a person to see to; --json and the report have them
+`, func(w io.Writer) {
+		renderRowsPlan(w, protect.RowsPlan{Database: "shop", Engine: "postgres", Mode: "physical", Reachable: true, Phase: "standby", Capture: "the whole server",
+			Bytes: 1_200_000_000, Differing: 1_200_000_000, Link: 12_500_000, Recommended: "physical", Around: around(),
+			Modes: []protect.ModePlan{{Mode: "logical", Why: []string{"wal_level: it is replica"}}, {Mode: "physical", Possible: true, Bytes: 1_200_000_000, ETA: 4 * time.Minute}}})
+	})
+}
+
+func TestReportOfInstance(t *testing.T) {
+	page := &reportPage{Sections: []*reportSection{{Command: "plan", Plan: &protect.PlanResult{Rows: []protect.RowsPlan{{Database: "shop", Recommended: "logical", Around: around(),
+		Modes: []protect.ModePlan{{Mode: "logical", Possible: true, Bytes: 1000}}}}}}}}
+	page.Overview = overviewOf(page)
+	var b bytes.Buffer
+	if err := renderReport(&b, page); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"What lives outside shop", "wal_level", "it is left as it is", "made", "extension postgis", "mode logical: less than 10s, 1.00 kB, recommended"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report does not say %q", want)
+		}
+	}
+}

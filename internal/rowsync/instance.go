@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
@@ -58,13 +60,28 @@ func (r *Replicator) Instance(ctx context.Context, copied bool) (InstanceReport,
 	if err != nil {
 		return InstanceReport{}, fmt.Errorf("list what is around the target of %s: %w", r.cfg.Name, err)
 	}
-	c := compareInstances(want, have)
+	left := r.cfg.Source.Tables.Exclude
+	c := compareInstances(slices.DeleteFunc(want, func(o engine.Object) bool { return leftOut(o, left) }),
+		slices.DeleteFunc(have, func(o engine.Object) bool { return leftOut(o, left) }))
 	if copied {
 		if err := c.make(ctx, to); err != nil {
 			return InstanceReport{}, fmt.Errorf("copy what is around %s: %w", r.cfg.Name, err)
 		}
 	}
 	return InstanceReport{Items: c.items(), Manual: manual}, nil
+}
+
+// leftOut reports whether an object, such as a grant on a table, is of one that is not
+// replicated.
+func leftOut(o engine.Object, patterns []string) bool {
+	if o.Kind != "grant" && o.Kind != "owner" {
+		return false
+	}
+	table, _, _ := strings.Cut(o.Name.Name, ".") // a column of it
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		ok, err := path.Match(p, engine.Name{Schema: o.Name.Schema, Name: table}.String())
+		return ok && err == nil
+	})
 }
 
 type instanceKey struct {

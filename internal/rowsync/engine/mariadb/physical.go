@@ -124,8 +124,11 @@ func (p *standby) answering(ctx context.Context, s *server, st *engine.PhysicalS
 	}
 	st.Following = m["Slave_IO_Running"] == "Yes" && m["Slave_SQL_Running"] == "Yes"
 	st.Trouble = strings.TrimSpace(m["Last_IO_Error"] + " " + m["Last_SQL_Error"])
-	if !st.Following && st.Trouble == "" {
+	switch {
+	case !st.Following && st.Trouble == "":
 		st.Trouble = "its threads are stopped"
+	case st.Following && readOnly != "ON":
+		st.Trouble = "read_only is OFF, so that applications could write to it: leeward replicate sets it; let the server's configuration say so too"
 	}
 	if st.Following {
 		st.Heard = time.Now().UTC() // it hears from the source every few seconds, or stops

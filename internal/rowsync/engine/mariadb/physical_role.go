@@ -30,13 +30,27 @@ func slavePos(ctx context.Context, s *server) (engine.Pos, error) {
 // because the source has no longer what it lacks.
 func (p *standby) resume(ctx context.Context) (again bool, did []string, err error) {
 	begun := time.Now()
+	// A restart forgets it, unless the server's configuration says it.
+	err = at(ctx, p.o.Target.Options, func(s *server) error {
+		if v, err := s.variable(ctx, "read_only"); err != nil || v == "ON" {
+			return err
+		}
+		did = append(did, "read_only was OFF, and is ON")
+		_, err := s.text.ExecContext(ctx, "SET GLOBAL read_only = 1")
+		return explain(err)
+	})
+	if err != nil {
+		return false, did, fmt.Errorf("make the replica read-only: %w", err)
+	}
+	stopped := false
 	for {
 		var m map[string]string
 		err := at(ctx, p.o.Target.Options, func(s *server) (err error) {
 			if m, err = s.slave(ctx); err != nil || m["Slave_IO_Running"] == "Yes" && m["Slave_SQL_Running"] == "Yes" {
 				return err
 			}
-			if len(did) == 0 {
+			if !stopped {
+				stopped = true
 				did = append(did, "the replica's threads were started")
 			}
 			if m["Slave_IO_Running"] == "No" || m["Slave_SQL_Running"] == "No" {

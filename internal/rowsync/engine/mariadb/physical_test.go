@@ -165,6 +165,14 @@ func TestPhysical(t *testing.T) {
 	}
 	b.stop() // it comes back, and follows by itself
 	p.follows(ctx, t)
+	statements(t, b, "SET GLOBAL read_only = 0")
+	if st, err := p.State(ctx); err != nil || !strings.Contains(st.Trouble, "read_only is OFF") {
+		t.Errorf("a replica that takes writes is %+v, %v", st, err)
+	}
+	p.follows(ctx, t)
+	if st, err := p.State(ctx); err != nil || st.Trouble != "" {
+		t.Errorf("mended it is %+v, %v", st, err)
+	}
 	statements(t, b, "STOP SLAVE")
 	p.follows(ctx, t)
 	if err := stop(); err != nil {

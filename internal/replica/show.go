@@ -220,6 +220,8 @@ func (i *Image) mountHidden(ctx context.Context, at string) (dirs map[string]str
 			if m, err = mountPart(i.Disk, p, filepath.Join(at, strconv.Itoa(p.Number)), true); err == nil {
 				parts = append(parts, m)
 				dirs[p.MountPoint] = m.dir
+				// Otherwise what is mounted on the place it is bound to is mounted here, too.
+				err = unix.Mount("none", m.dir, "", unix.MS_PRIVATE, "")
 			}
 		}
 		if err = errors.Join(err, ctx.Err()); err != nil {

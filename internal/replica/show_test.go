@@ -128,3 +128,106 @@ func checkShowRefusals(t *testing.T, s *Store, p *Point, dir string) {
 		t.Errorf("unmount what is not: %v", err)
 	}
 }
+
+// TestShowWhereMountsAreShared is a host as systemd leaves it: mounts appear in all
+// namespaces, and what is mounted on one view of a filesystem on every other.
+func TestShowWhereMountsAreShared(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	if s.pool == "" {
+		t.Skip("the store is no mount of its own here")
+	}
+	r := newReplica(t, s, "web1")
+	mustPrepare(t, r, mustPlan(t, twoFilesystems()))
+	m := mustMount(t, r)
+	if err := os.MkdirAll(filepath.Join(m.Root("/"), "srv"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "srv", m.Root("/srv"), "f")
+	p, err := r.MakePoint(ctx, m, &Manifest{ID: dr.NewPointID(time.Now()), Facts: twoFilesystems()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := t.TempDir()
+	err = errors.Join(unix.Mount(at, at, "", unix.MS_BIND, ""), unix.Mount("none", at, "", unix.MS_SHARED, ""), unix.Mount("none", s.root, "", unix.MS_SHARED, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := filepath.Join(at, "point")
+	if _, err := s.Show(ctx, p, dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := readFile(t, dir, "srv/f"); got != "srv" {
+		t.Errorf("srv/f holds %q", got)
+	}
+	if _, err := s.Unshow(dir); err != nil {
+		t.Error(err)
+	}
+	if left := witness(t, "findmnt", "-rn", "-o", "TARGET"); strings.Contains(left, "/point") || strings.Contains(left, "scratch") {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// TestShowCutShort leaves what a process leaves that is killed in the middle of Show.
+func TestShowCutShort(t *testing.T) {
+	needRoot(t)
+	ctx := context.Background()
+	s := newStore(t)
+	r := newReplica(t, s, "web1")
+	mustPrepare(t, r, mustPlan(t, twoFilesystems()))
+	p, err := r.MakePoint(ctx, mustMount(t, r), &Manifest{ID: dr.NewPointID(time.Now()), Facts: twoFilesystems()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scratch, dir := filepath.Join(s.root, "scratch"), t.TempDir()
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	work, err := os.MkdirTemp(scratch, showPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "", work, "lock")
+	v := &Shown{Version: showVersion, Server: "web1", Point: p.ID, Dir: dir, work: work}
+	img, err := p.Clone(ctx, filepath.Join(work, showClone))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Mounts = plannedMounts(img.Layout, twoFilesystems(), dir)
+	dirs, _, err := img.mountHidden(ctx, filepath.Join(work, "fs"))
+	if err = errors.Join(err, v.record()); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.bind(v.Mounts[0], dirs["/"]); err != nil {
+		t.Fatal(err)
+	}
+	s.sweepShown() // keeps off what is still mounted
+	if _, err := s.Unshow(dir); err != nil {
+		t.Error(err)
+	}
+	if left := witness(t, "findmnt", "-rn", "-o", "TARGET"); strings.Contains(left, dir) || strings.Contains(left, showPrefix) {
+		t.Errorf("left: %s", left)
+	}
+	if left, err := filepath.Glob(filepath.Join(scratch, showPrefix+"*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	// After a restart of the host there is only the clone, which goes with the next mount.
+	old := filepath.Join(scratch, showPrefix+"old")
+	if err := os.Mkdir(old, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "", old, "lock")
+	if _, err := p.Clone(ctx, filepath.Join(old, showClone)); err != nil {
+		t.Fatal(err)
+	}
+	s.sweepShown()
+	if there, err := exists(old); err != nil || there {
+		t.Errorf("a clone that is not mounted any more is still there: %v", err)
+	}
+}

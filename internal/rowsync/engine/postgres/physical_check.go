@@ -43,7 +43,7 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 	add(string(v[11]) != "0", engine.Blocker, "tablespaces", "a base backup would put "+string(v[11])+" tablespaces where they are at the source", "replicate the rows instead: leave mode: out")
 	add(!truth(v[12]), engine.Warning, "role "+me, "it is no superuser: promoting, rewinding and pointing a standby elsewhere take one", "ALTER ROLE "+ident(me)+" SUPERUSER")
 	if err := p.login(ctx); err != nil {
-		add(true, engine.Blocker, "pg_hba.conf", "the source takes no replication connection of "+me+": "+err.Error(), "a line there: host replication "+ident(me)+" ADDRESS scram-sha-256")
+		add(truth(v[4]), engine.Blocker, "pg_hba.conf", "the source takes no replication connection of "+me+": "+err.Error(), "a line there: host replication "+ident(me)+" ADDRESS scram-sha-256")
 	}
 	add(true, engine.Note, "collations", "a standby reads the primary's indexes with its own C library: where the two sort text differently they find too little", "keep the same release of libc and ICU at both")
 	here, err := p.checkTarget(ctx, string(v[5]))

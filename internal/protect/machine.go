@@ -103,7 +103,7 @@ func (m machine) run(ctx context.Context, stdin io.Reader, stdout io.Writer, arg
 	}
 	// Out of the mount namespace of a pass: a server that is started stays when it goes.
 	if mountns.Entered() {
-		argv = append([]string{"nsenter", "--mount=/proc/" + strconv.Itoa(os.Getppid()) + "/ns/mnt", "--"}, argv...)
+		argv = append([]string{"nsenter", "--mount=/proc/" + strconv.Itoa(max(1, os.Getppid())) + "/ns/mnt", "--"}, argv...)
 	}
 	// The kernel takes the end of the starting thread for the death of the parent.
 	runtime.LockOSThread()

@@ -9,10 +9,15 @@ import (
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
-// sampleBuckets is how many buckets of each table an assessment compares, in runs at
-// its beginning: a table's end is where a clone is stale most, so the estimate of what
-// lies there comes from the counts of rows.
-const sampleBuckets = 256
+const (
+	// sampleBuckets is how many buckets of each table an assessment compares, in
+	// samplePlaces runs: changes lie together as a rule, at the end of a table most.
+	sampleBuckets = 256
+	samplePlaces  = 8
+	// placeable is how many rows a table may have for its places to be looked for: that
+	// is one pass over an index of the target.
+	placeable = 20_000_000
+)
 
 // Assessment is what replicating a database would meet. Making it changes nothing.
 type Assessment struct {
@@ -122,56 +127,92 @@ func (r *Replicator) estimate(ctx context.Context, a *Assessment, s *engine.Sche
 // errSampled ends a walk that has seen enough.
 var errSampled = errors.New("enough was sampled")
 
-// sample compares the first buckets of a table and reckons the share that differs.
+// sampled is what was seen of a table.
+type sampled struct {
+	rows, there, differ int64 // at the source, at the target, and of those of the source
+	all                 bool  // it was the whole table
+}
+
+// sample compares buckets at several places of a table and reckons the share that
+// differs.
 func (r *Replicator) sample(ctx context.Context, p pair, e *TableEstimate) error {
 	if p.src.Key == nil {
 		return nil
 	}
-	src, dst := r.src, r.dst
-	if empty, err := isEmpty(ctx, dst, p.dst); err != nil || empty {
+	if empty, err := isEmpty(ctx, r.dst, p.dst); err != nil || empty {
 		e.TargetRows = 0
 		return err
 	}
-	var rows, differ, there int64
+	places, err := r.places(ctx, p)
+	if err != nil {
+		return fmt.Errorf("sample %s: %w", p.src.Name, err)
+	}
+	var s sampled
+	for _, from := range places {
+		if s.all, err = r.sampleAt(ctx, p, from, sampleBuckets/len(places), &s); err != nil {
+			return fmt.Errorf("sample %s: %w", p.src.Name, err)
+		}
+	}
+	e.Sampled, e.Share = s.rows, 0
+	if s.rows > 0 {
+		e.Share = float64(s.differ) / float64(s.rows)
+	}
+	if s.all && len(places) == 1 {
+		e.Rows, e.TargetRows = s.rows, s.there
+		return nil
+	}
+	// Rows that the target lacks, beyond those the sample has seen lacking, are missing
+	// at its end mostly.
+	lacks := float64(p.src.Rows - p.dst.Rows)
+	if s.there > 0 {
+		lacks -= float64(s.rows-s.there) / float64(s.there) * float64(p.dst.Rows)
+	}
+	if lacks > 0 && p.src.Rows > 0 {
+		e.Share = min(1, e.Share+lacks/float64(p.src.Rows))
+	}
+	return nil
+}
+
+// places are the keys behind which a table is sampled, the first of them its beginning.
+func (r *Replicator) places(ctx context.Context, p pair) ([]engine.Row, error) {
+	places := []engine.Row{nil}
+	if n := p.dst.Rows; n > 2*sampleBuckets*bucketRows && n <= placeable {
+		bounds, _, err := r.dst.Bounds(ctx, p.dst, nil, int(n/samplePlaces), samplePlaces-1)
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, bounds...)
+	}
+	return places, nil
+}
+
+// sampleAt compares buckets behind a key; end tells that it came to the table's end.
+func (r *Replicator) sampleAt(ctx context.Context, p pair, from engine.Row, most int, s *sampled) (end bool, err error) {
 	buckets := 0
-	err := walk(ctx, src, dst, p, nil, func(u unit) error {
+	err = walk(ctx, r.src, r.dst, p, from, func(u unit) error {
 		var b batch
 		for i := range u.src {
-			rows, there = rows+u.src[i].Rows, there+u.dst[i].Rows
+			s.rows, s.there = s.rows+u.src[i].Rows, s.there+u.dst[i].Rows
 			if u.src[i] != u.dst[i] {
 				b.add(u.bucket(i), u.src[i].Rows, u.dst[i].Rows)
 			}
 		}
 		if buckets += len(u.src); b.src > 10*batchRows {
-			differ += b.src // many rows that the target has nothing of: not listed
+			s.differ += b.src // many rows that the target has nothing of: not listed
 		} else if len(b.ranges) > 0 {
-			send, _, err := differing(ctx, src, dst, p, b.ranges)
+			send, _, err := differing(ctx, r.src, r.dst, p, b.ranges)
 			if err != nil {
 				return err
 			}
-			differ += int64(len(send))
+			s.differ += int64(len(send))
 		}
-		if buckets >= sampleBuckets {
+		if buckets >= most {
 			return errSampled
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errSampled) {
-		return fmt.Errorf("sample %s: %w", p.src.Name, err)
+	if errors.Is(err, errSampled) {
+		return false, nil
 	}
-	e.Sampled = rows
-	if rows > 0 {
-		e.Share = float64(differ) / float64(rows)
-	} else {
-		e.Share = 0
-	}
-	if err == nil {
-		e.Rows, e.TargetRows = rows, there // all of it was seen
-		return nil
-	}
-	// Rows that the target lacks are missing at its end mostly.
-	if lacks := p.src.Rows - p.dst.Rows; lacks > 0 && p.src.Rows > 0 {
-		e.Share = min(1, e.Share+float64(lacks)/float64(p.src.Rows))
-	}
-	return nil
+	return err == nil, err
 }

@@ -6,12 +6,15 @@ import (
 )
 
 // Switchable is a replicated database as a runbook drives it, whatever the mode. A
-// Replicator is one for rows.
+// Replicator is one for rows, a Standby one for physical copies.
 //
 // The planned switch is Fence, Drain, Promote, in that order: nothing is lost. The
 // unplanned one is Failover alone, without the source. After either, the way back is
 // another Switchable of the same mode with its ends swapped: its Drain is then what
-// reprotects, and the three steps of the planned switch are the failback.
+// reprotects, and the three steps of the planned switch are the failback. A fence that
+// the first switch raised at what has become the target does not keep the way back from
+// writing there; of rows it stays after the Promote that ends the failback, and is lifted
+// by the Unfence of the first way. Of a physical copy Promote lifts it.
 //
 // Every method may be called again after it was cut or has failed, and finds what is
 // done already. Errors are NotDone unless they are of ctx: then the end should be

@@ -18,7 +18,8 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 		EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1) OR (SELECT count(*) FROM pg_replication_slots) < current_setting('max_replication_slots')::int,
 		EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active) OR (SELECT count(*) FROM pg_stat_replication) + 1 < current_setting('max_wal_senders')::int,
 		COALESCE(current_setting('wal_keep_size', true), current_setting('wal_keep_segments', true)) IN ('0', '0MB') AND current_setting('archive_mode') = 'off',
-		pg_is_in_recovery(), (SELECT count(*) FROM pg_tablespace WHERE spcname !~ '^pg_'), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)`, p.slot)
+		pg_is_in_recovery(), (SELECT count(*) FROM pg_tablespace WHERE spcname !~ '^pg_'), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+		COALESCE(current_setting('max_slot_wal_keep_size', true), '-1') = '-1'`, p.slot)
 	if err != nil {
 		return nil, fmt.Errorf("check the source: %w", err)
 	}
@@ -42,6 +43,8 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 		"ALTER SYSTEM SET wal_keep_size = '2GB'; SELECT pg_reload_conf()")
 	add(string(v[11]) != "0", engine.Blocker, "tablespaces", "a base backup would put "+string(v[11])+" tablespaces where they are at the source", "replicate the rows instead: leave mode: out")
 	add(!truth(v[12]), engine.Warning, "role "+me, "it is no superuser: promoting, rewinding and pointing a standby elsewhere take one", "ALTER ROLE "+ident(me)+" SUPERUSER")
+	add(truth(v[13]), engine.Warning, "max_slot_wal_keep_size", "it is unlimited: while the target is down, WAL is kept until the source's disk is full",
+		"ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()")
 	if err := p.login(ctx); err != nil {
 		add(truth(v[4]), engine.Blocker, "pg_hba.conf", "the source takes no replication connection of "+me+": "+err.Error(), "a line there: host replication "+ident(me)+" ADDRESS scram-sha-256")
 	}

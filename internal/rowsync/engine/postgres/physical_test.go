@@ -102,7 +102,7 @@ func TestPhysical(t *testing.T) {
 	needServers(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	old, err := newCluster(filepath.Join(servers.dir, "old"), "full_page_writes = on", "wal_log_hints = on", "wal_keep_size = 64MB")
+	old, err := newCluster(filepath.Join(servers.dir, "old"), "full_page_writes = on", "wal_log_hints = on", "wal_keep_size = 64MB", "max_slot_wal_keep_size = 1GB")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,9 +155,13 @@ echo foreign`
 	return strings.TrimSpace(out.String()), nil
 }
 
+// turns is how many states a target goes through at most: down, a standby that lacks what
+// is gone, nothing, down again, a standby.
+const turns = 6
+
 // Follow implements engine.Physical.
 func (p *standby) Follow(ctx context.Context, tell func(string)) (did []string, err error) {
-	for range 4 {
+	for range turns {
 		st, err := p.State(ctx)
 		if err != nil {
 			return did, err

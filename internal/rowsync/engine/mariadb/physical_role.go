@@ -42,7 +42,9 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 	if err != nil {
 		return false, did, fmt.Errorf("make the replica read-only: %w", err)
 	}
-	stopped := false
+	// A source that has no longer what is asked for says so a moment after it was asked:
+	// the threads must be seen at work twice.
+	stopped, seen := false, 0
 	for {
 		var m map[string]string
 		err := at(ctx, p.o.Target.Options, func(s *server) (err error) {
@@ -67,8 +69,13 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 			if err := p.sameSource(m); err != nil {
 				return false, did, err
 			}
-			return false, did, nil
-		case m["Last_IO_Errno"] == fmt.Sprint(errBinlog):
+			if seen++; seen > 1 {
+				return false, did, nil
+			}
+		case m["Last_IO_Errno"] == fmt.Sprint(errBinlog) && m["Slave_IO_Running"] == "No":
+			if err := p.onlyBehind(ctx, why); err != nil {
+				return false, did, err
+			}
 			return true, append(did, "the source has no longer what the replica lacks ("+why+"): its data were removed"), p.clear(ctx)
 		case time.Since(begun) > 30*time.Second && m["Last_SQL_Errno"] != "0":
 			return false, did, fmt.Errorf("make the replica follow: it stopped: %s; mend it there, or empty its data directory to have it seeded anew", why)
@@ -79,6 +86,32 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 			return false, did, err
 		}
 	}
+}
+
+// onlyBehind makes sure that a replica which its source refuses is behind it, and has
+// nothing that the source lacks: a source that was restored to an earlier time is no
+// reason to give up what may be the only copy.
+func (p *standby) onlyBehind(ctx context.Context, why string) error {
+	st, err := p.State(ctx)
+	if err != nil {
+		return err
+	}
+	have, err := parseGTIDs(string(st.Applied))
+	if err != nil {
+		return err
+	}
+	mark, err := p.Mark(ctx)
+	if err != nil {
+		return err
+	}
+	source, err := parseGTIDs(string(mark))
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(why, "purged") || !source.covers(have) {
+		return fmt.Errorf("make the replica follow: it is at %s, the source at %s: the source's history is not what the replica followed, or is damaged; nothing was changed: %s", st.Applied, mark, why)
+	}
+	return nil
 }
 
 // sameSource refuses a replica of another primary.

@@ -165,6 +165,7 @@ func TestPhysical(t *testing.T) {
 	}
 	b.stop() // it comes back, and follows by itself
 	p.follows(ctx, t)
+	purged(ctx, t, p, a, b)
 	statements(t, b, "SET GLOBAL read_only = 0")
 	if st, err := p.State(ctx); err != nil || !strings.Contains(st.Trouble, "read_only is OFF") {
 		t.Errorf("a replica that takes writes is %+v, %v", st, err)
@@ -196,6 +197,35 @@ func TestPhysical(t *testing.T) {
 	comesBack(ctx, t, a, b)
 }
 
+// purged has the source throw away what a replica that is down lacks: it is seeded anew.
+func purged(ctx context.Context, t *testing.T, p *standby, a, b *instance) {
+	b.stop()
+	c, err := a.connect(ctx, "", "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	statements(t, a, "CREATE TABLE erp.meanwhile (id INT PRIMARY KEY)", "FLUSH BINARY LOGS", "INSERT INTO erp.meanwhile VALUES (1)", "FLUSH BINARY LOGS")
+	rows, err := c.Query(ctx, "SHOW MASTER STATUS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := 2; left > 1; { // one that is still being sent stays
+		statements(t, a, "PURGE BINARY LOGS TO '"+string(rows[0][0])+"'")
+		logs, err := c.Query(ctx, "SHOW BINARY LOGS")
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = len(logs)
+		time.Sleep(50 * time.Millisecond)
+	}
+	did, err := p.Follow(ctx, func(string) {})
+	t.Logf("did %q", did)
+	if err != nil || !strings.Contains(strings.Join(did, "; "), "has no longer") {
+		t.Fatalf("a replica that lacks what is gone: %q, %v", did, err)
+	}
+}
+
 // comesBack brings the old primary after the new one, twice: as it was left, and after
 // it went its own way.
 func comesBack(ctx context.Context, t *testing.T, a, b *instance) {
@@ -206,6 +236,11 @@ func comesBack(ctx context.Context, t *testing.T, a, b *instance) {
 	st, err := back.State(ctx)
 	if err != nil || !st.Following || st.Trouble != "" {
 		t.Errorf("the old primary is %+v, %v", st, err)
+	}
+	// A source whose history is another is no reason to give up what the replica has.
+	statements(t, a, "STOP SLAVE", "SET GLOBAL gtid_slave_pos = '0-12-99999999'", "START SLAVE")
+	if _, err := back.Follow(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), "is not what the replica followed") {
+		t.Errorf("a replica ahead of its source gave %v", err)
 	}
 	statements(t, a, "STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL gtid_strict_mode = 0", "INSERT INTO erp.t (v) VALUES ('by the old primary')")
 	var d *engine.DivergedError

@@ -179,10 +179,14 @@ func instant(b []byte) time.Time {
 	return time.UnixMicro(int64(sec * 1e6)).UTC()
 }
 
+// turns is how many states a target goes through at most: down, a standby that lacks what
+// is gone, nothing, down again, a standby.
+const turns = 6
+
 // Follow implements engine.Physical.
 func (p *standby) Follow(ctx context.Context, tell func(string)) ([]string, error) {
 	var did []string
-	for range 4 { // each turn changes the state it finds
+	for range turns {
 		st, err := p.State(ctx)
 		if err != nil {
 			return did, err

@@ -244,3 +244,96 @@ func FuzzChanges(f *testing.F) {
 		}
 	})
 }
+
+// TestPhysicalGone has the primary throw away what a standby that is down lacks: it is
+// seeded anew. Files of another origin are left alone.
+func TestPhysicalGone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+	needServers(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	a, err := newCluster(filepath.Join(servers.dir, "keeps-little"), "max_slot_wal_keep_size = 16MB")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.stop()
+	b := &cluster{dir: filepath.Join(servers.dir, "left-behind"), port: freePort()}
+	p := physicalPair(t, a, b)
+	defer func() { _ = p.stop(context.WithoutCancel(ctx)) }()
+	psql(t, a.dsn("postgres"), "CREATE TABLE t (a int)")
+	p.follows(ctx, t)
+	if err := p.stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		psql(t, a.dsn("postgres"), "INSERT INTO t SELECT generate_series(1, 100000); SELECT pg_switch_wal(); CHECKPOINT")
+	}
+	if s := psql(t, a.dsn("postgres"), "SELECT wal_status FROM pg_replication_slots"); s != "lost" {
+		t.Fatalf("the slot is %s", s)
+	}
+	did := p.follows(ctx, t)
+	t.Logf("did %q", did)
+	if len(did) < 3 || !strings.Contains(did[1], "no longer had") {
+		t.Errorf("it did %q", did)
+	}
+	p.drained(ctx, t)
+	if n := psql(t, b.dsn("postgres"), "SELECT count(*) FROM t"); n != "400000" {
+		t.Errorf("the standby has %s rows", n)
+	}
+	if err := p.stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	restored(ctx, t, p, a)
+	// Neither files that are no cluster nor another cluster are touched.
+	other := physicalPair(t, a, servers.dst)
+	if _, err := other.Follow(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), "no copy of it") {
+		t.Errorf("another cluster at the target gave %v", err)
+	}
+	psql(t, servers.dst.dsn("postgres"), "SELECT 1")
+	dir := filepath.Join(servers.dir, "photos")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "cat.png")
+	if err := os.WriteFile(file, []byte("cat"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	photos := physicalPair(t, a, &cluster{dir: dir, port: freePort()})
+	if _, err := photos.Follow(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), "no cluster of PostgreSQL") {
+		t.Errorf("other files at the target gave %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}
+
+// restored has the source go back to an earlier time, by its files: the standby is ahead
+// of it then, and must be left alone.
+func restored(ctx context.Context, t *testing.T, p *standby, a *cluster) {
+	a.stop()
+	earlier := a.dir + "-earlier"
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+	}
+	run("cp", "-a", a.dir, earlier)
+	if err := a.start(); err != nil {
+		t.Fatal(err)
+	}
+	p.follows(ctx, t)
+	psql(t, a.dsn("postgres"), "INSERT INTO t SELECT generate_series(1, 100000)")
+	p.drained(ctx, t)
+	a.stop()
+	run("rm", "-rf", a.dir)
+	run("mv", earlier, a.dir)
+	if err := a.start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Follow(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), "restored to an earlier time") {
+		t.Errorf("a source that went back gave %v", err)
+	}
+}

@@ -90,6 +90,9 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 	if dst.timeline > src.timeline {
 		return false, nil, fmt.Errorf("the target is on timeline %d, the source on %d: it follows another primary", dst.timeline, src.timeline)
 	}
+	if err := p.notAhead(ctx); err != nil {
+		return false, nil, err
+	}
 	if err := p.ensureSlot(ctx); err != nil {
 		return false, nil, err
 	}
@@ -99,9 +102,10 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 		if err != nil || st.Following {
 			return false, did, err
 		}
+		// On another timeline it may have what the source lacks: it is left as it is.
 		if gone, err := p.gone(ctx, st); err != nil {
 			return false, did, err
-		} else if gone {
+		} else if gone && src.timeline == dst.timeline {
 			return true, append(did, "the source no longer had what the standby lacks: its data were removed"), errors.Join(p.stop(ctx), p.empty(ctx))
 		}
 		if took := time.Since(begun); took > time.Minute {
@@ -117,6 +121,28 @@ func (p *standby) resume(ctx context.Context) (again bool, did []string, err err
 			return false, did, err
 		}
 	}
+}
+
+// notAhead refuses a source that is behind its standby: it was restored to an earlier
+// time, and what it writes now is another history under the same numbers.
+func (p *standby) notAhead(ctx context.Context) error {
+	rows, err := query(ctx, p.o.Target.Options, "SELECT COALESCE(GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text, '0/0')")
+	if err != nil {
+		return fmt.Errorf("read where the target stands: %w", err)
+	}
+	at, err := parseLSN(string(rows[0][0]))
+	if err != nil {
+		return err
+	}
+	rows, err = query(ctx, p.o.Source.Options, "SELECT pg_current_wal_insert_lsn()")
+	if err != nil {
+		return fmt.Errorf("read where the source stands: %w", err)
+	}
+	now, err := parseLSN(string(rows[0][0]))
+	if err == nil && at > now {
+		err = fmt.Errorf("make the target follow: it is at %s, the source at %s: the source was restored to an earlier time; nothing was changed. If the source is right, empty %s", at, now, p.o.Target.Data)
+	}
+	return err
 }
 
 // repoint tells a standby that does not stream where its primary is.

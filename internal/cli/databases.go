@@ -87,7 +87,15 @@ func renderAround(w io.Writer, in string, a *protect.Around, planned bool) {
 	if open {
 		fmt.Fprintf(w, "%s  what to do: instance: copy in the configuration has them made, but for parameters\n", in)
 	}
-	if n := len(a.Manual); n > 0 && planned {
+	n := 0 // notes; what weighs more is told at once
+	for _, f := range a.Manual {
+		if f.Level == protect.Note {
+			n++
+		} else {
+			renderFindings(w, in, []protect.Finding{f})
+		}
+	}
+	if n > 0 && planned {
 		fmt.Fprintf(w, "%s%s outside the database for a person to see to; --json and the report have them\n", in, count(n, "thing"))
 	}
 }

@@ -113,7 +113,8 @@ func around() *protect.Around {
 			{Kind: "parameter", Name: "wal_level", State: "missing"}, {Kind: "role", Name: "app", State: "missing"}, {Kind: "role", Name: "boss", State: "differs", Why: "it is left as it is"},
 			{Kind: "role", Name: "clerk", State: "missing", Made: true}, {Kind: "role", Name: "dba", State: "extra"}, {Kind: "role", Name: "same", State: "same"},
 		},
-		Manual: []protect.Finding{{Level: protect.Note, Text: "extension postgis: version 3 is installed", Hint: "install it"}},
+		Manual: []protect.Finding{{Level: protect.Note, Text: "extension postgis: version 3 is installed", Hint: "install it"},
+			{Level: protect.Warning, Text: "roles: their passwords cannot be read"}},
 	}
 }
 
@@ -133,6 +134,7 @@ shop
 erp
     outside the database: 1 of kind parameter, 1 missing; 4 of kind role, 1 missing, 1 other, 1 made
       role boss: another at the target: it is left as it is
+    warning: roles: their passwords cannot be read
 `, func(w io.Writer) { renderDatabaseRuns(w, runs) })
 	same(t, `shop  postgres, standby
     changes: the whole server
@@ -145,6 +147,7 @@ erp
       role app: missing at the target
       role boss: another at the target: it is left as it is
       what to do: instance: copy in the configuration has them made, but for parameters
+    warning: roles: their passwords cannot be read
     1 thing outside the database for a person to see to; --json and the report have them
 `, func(w io.Writer) {
 		renderRowsPlan(w, protect.RowsPlan{Database: "shop", Engine: "postgres", Mode: "physical", Reachable: true, Phase: "standby", Capture: "the whole server",

@@ -24,6 +24,9 @@ func TestDatabases(t *testing.T) {
 		if !d.Reachable || d.Capture == "" || len(d.Tables) == 0 {
 			t.Errorf("plan of %s: %+v", d.Database, d)
 		}
+		if d.Link == 0 || d.Recommended != "logical" || len(d.Modes) != 2 || d.Around == nil || len(d.Around.Items) == 0 {
+			t.Errorf("plan of %s: link %d, %q of %+v, outside of it %+v", d.Database, d.Link, d.Recommended, d.Modes, d.Around)
+		}
 	}
 	var run protect.RunResult
 	result(t, w.must(t, config, append([]string{"replicate"}, names...)...), &run)

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -148,6 +149,21 @@ func TestPackRoundTrip(t *testing.T) {
 		if _, z, _ := p.Pack(random(6, 1<<20)); z {
 			t.Errorf("level %d: random bytes were compressed", level)
 		}
+	}
+}
+
+// Digits and letters have hardly a repetition, and shrink all the same.
+func TestPackTriesText(t *testing.T) {
+	var digits []byte
+	for i := range 200_000 {
+		digits = fmt.Appendln(digits, i)
+	}
+	if f, z, err := NewPacker(2).Pack(digits); err != nil || !z || len(f[0]) > len(digits)/3 {
+		t.Errorf("numbers: %v, zipped %v", err, z)
+	}
+	letters := hex.AppendEncode(nil, random(8, 1<<19))
+	if f, z, err := NewPacker(3).Pack(letters); err != nil || !z || len(f[0]) > len(letters)*2/3 {
+		t.Errorf("hexadecimal: %v, zipped %v", err, z)
 	}
 }
 

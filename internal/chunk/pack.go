@@ -102,8 +102,8 @@ func (p *Packer) begin(level int) error {
 	return nil
 }
 
-// promising tries the fastest level on samples, so that no effort goes into what
-// is compressed or encrypted already.
+// promising tries samples, so that no effort goes into what is compressed or encrypted
+// already. Lower levels than this take digits and letters without repetitions for such.
 func (p *Packer) promising(parts [][]byte, n int) bool {
 	const sample, samples = 8 << 10, 4
 	if n <= samples*sample {
@@ -111,7 +111,7 @@ func (p *Packer) promising(parts [][]byte, n int) bool {
 	}
 	if p.sample == nil {
 		// Fails only on invalid options, and these are constants.
-		p.sample, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		p.sample, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(sample), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	}
 	in, out, skip := 0, 0, 0

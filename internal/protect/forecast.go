@@ -147,12 +147,17 @@ func (r *PlanResult) reckon(planners []*planner, index *chunk.Index, now time.Ti
 	in := forecast.Input{Link: forecast.Within(float64(r.Measured), slower)}
 	var at []int // the server of each item
 	for i, p := range planners {
-		if item, ok := p.item(share); ok && r.Measured > 0 {
+		if item, ok := p.item(share); ok {
 			p.plan.Wire = int64(item.Wire.P50)
 			in.Items, at = append(in.Items, item), append(at, i)
 		}
 	}
-	if len(in.Items) == 0 {
+	for i := range r.Rows {
+		if item, ok := r.Rows[i].item(); ok {
+			in.Items = append(in.Items, item)
+		}
+	}
+	if len(in.Items) == 0 || r.Measured <= 0 {
 		return
 	}
 	f := forecast.Make(in)
@@ -222,6 +227,21 @@ func (p *planner) item(share func(chunk.Digest) float64) (it forecast.Item, ok b
 		it.Alone = forecast.Within(float64(read)/busy.Seconds()*total/float64(content), slower)
 	}
 	return it, true
+}
+
+// item is what the forecast has to know of a database; false where nothing is known.
+func (p *RowsPlan) item() (it forecast.Item, ok bool) {
+	for _, m := range p.Modes {
+		if m.Mode != p.Mode || !m.Possible {
+			continue
+		}
+		it = forecast.Item{Name: p.Database, Wire: forecast.Within(max(1, float64(m.Bytes)), seldom), Before: forecast.Within(reachSeconds, 2)}
+		if s := m.ETA.Seconds(); s > 0 && m.Bytes > 0 {
+			it.Alone = forecast.Within(float64(m.Bytes)/s, slower)
+		}
+		return it, true
+	}
+	return it, false
 }
 
 // laterPass is what a pass carries of a server that has a replica: about what the last

@@ -136,8 +136,10 @@ func TestReckon(t *testing.T) {
 	again := &planner{server: &config.Server{Name: "old1"}, src: &source{}, plan: &ServerPlan{Bytes: 1e9}, known: true, past: []int64{2e6, 4e6}}
 	away := &planner{server: &config.Server{Name: "gone1"}, plan: &ServerPlan{}}
 	planners := []*planner{first("web1", piece("common"), piece("web")), first("app1", piece("common"), piece("app")), again, away}
-	r := &PlanResult{Measured: 10e6, Servers: make([]ServerPlan, len(planners)), Deadline: time.Unix(1000, 0)}
-	r.reckon(planners, chunk.NewIndex(), time.Unix(990, 0))
+	r := &PlanResult{Measured: 10e6, Servers: make([]ServerPlan, len(planners)), Deadline: time.Unix(1000, 0), Rows: []RowsPlan{
+		{Database: "shop", Mode: logical, Modes: []ModePlan{{Mode: logical, Possible: true, Bytes: 1e6, ETA: 5 * time.Second}, {Mode: physical}}},
+		{Database: "plant", Mode: physical, Modes: []ModePlan{{Mode: physical}}}}}
+	r.reckon(planners, chunk.NewIndex(), time.Unix(980, 0))
 	if web, app, old := planners[0].plan.Wire, planners[1].plan.Wire, planners[2].plan.Wire; web != app || app != 63_820_000 || old != 3e6 {
 		t.Errorf("on the wire: web1 %d, app1 %d, old1 %d", web, app, old)
 	}
@@ -145,11 +147,14 @@ func TestReckon(t *testing.T) {
 	if s := r.Forecast.Safe; s.P50 < 13*time.Second || s.P50 > 22*time.Second || s.P95 <= s.P50 {
 		t.Errorf("safe in %v", s)
 	}
-	if r.Servers[0].ETA == 0 || r.Servers[3].ETA != 0 || len(r.Forecast.Items) != 3 {
+	if r.Servers[0].ETA == 0 || r.Servers[3].ETA != 0 || len(r.Forecast.Items) != 4 {
 		t.Errorf("servers %+v, forecast %+v", r.Servers, r.Forecast.Items)
 	}
+	if db := r.Forecast.Items[3]; db.Name != "shop" || db.Safe.P50 < 5*time.Second || db.Safe.P50 > 10*time.Second {
+		t.Errorf("the database is safe in %+v, want some seven seconds", db)
+	}
 	if r.Verdict == nil || r.Verdict.Fits || r.Rescue == nil || len(r.Rescue.Leave) == 0 || r.Rescue.Link <= 1 {
-		t.Errorf("ten seconds are not enough: %+v, %+v", r.Verdict, r.Rescue)
+		t.Errorf("twenty seconds are not enough: %+v, %+v", r.Verdict, r.Rescue)
 	}
 }
 

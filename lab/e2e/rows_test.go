@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,6 +70,62 @@ func TestDatabases(t *testing.T) {
 			t.Errorf("%s: the source says %q, the target %q", c.server, source, target)
 		}
 	}
+}
+
+// TestWholeServer keeps a standby of db1's whole PostgreSQL, whose configuration is where
+// Debian has it, while it is written to.
+func TestWholeServer(t *testing.T) {
+	w := need(t)
+	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl")
+	if len(bins) == 0 {
+		t.Skip("no PostgreSQL server in /usr/lib/postgresql")
+	}
+	const psql = "runuser -u postgres -- psql -XAtqc "
+	w.in(t, "db1", psql+`"CREATE ROLE keeper SUPERUSER REPLICATION LOGIN PASSWORD 'harbour'"
+conf=$(`+psql+`"SHOW hba_file"); cp -p "$conf" /root/hba; for db in all replication; do echo "host $db keeper 10.99.0.2/32 scram-sha-256" >> "$conf"; done
+`+psql+`"SELECT pg_reload_conf()"`)
+	dir, err := os.MkdirTemp("", "lwwhole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl := filepath.Join(filepath.Dir(bins[len(bins)-1]), "pg_ctl")
+	t.Cleanup(func() {
+		command(t, "/", nil, "sh", "-c", "cd /; setpriv --reuid=postgres --regid=postgres --init-groups -- "+ctl+" stop -s -m immediate -D "+dir+"/data || true; rm -rf "+dir)
+		w.in(t, "db1", psql+`"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'leeward_whole%'" || true
+`+psql+`"DROP ROLE keeper"; cp -p /root/hba "$(`+psql+`"SHOW hba_file")"; `+psql+`"SELECT pg_reload_conf()"`)
+	})
+	for name, text := range map[string]string{
+		"pass": "harbour\n", "conf": "shared_buffers = '64MB'\nmax_connections = 200\n", "hba": "host all all 127.0.0.1/32 scram-sha-256\n",
+		"start": "#!/bin/sh\ncd /; exec setpriv --reuid=postgres --regid=postgres --init-groups -- " + ctl + " start -w -s -t 60 -D " + dir + "/data -l " + dir + "/log/log -o '-c config_file=" + dir +
+			"/conf -c hba_file=" + dir + "/hba -c port=5499 -c listen_addresses=127.0.0.1 -c unix_socket_directories='\n",
+		"stop": "#!/bin/sh\ncd /; exec setpriv --reuid=postgres --regid=postgres --init-groups -- " + ctl + " stop -w -s -m fast -D " + dir + "/data\n",
+	} {
+		w.write(t, filepath.Join(dir, name), text)
+	}
+	command(t, "/", nil, "sh", "-ec", "chmod 755 "+dir+" "+dir+"/start "+dir+"/stop; chmod 644 "+dir+"/conf "+dir+"/hba; install -d -o postgres "+dir+"/log")
+	config := w.estate(t, func(e *estateText) {
+		e.more = "databases:\n  - name: whole\n    engine: postgres\n    mode: physical\n" +
+			"    source: {dsn: \"postgres://keeper@10.10.0.13:5432/shop?sslmode=disable\", password_file: " + dir + "/pass}\n" +
+			"    target: {dsn: \"postgres://keeper@127.0.0.1:5499/shop?sslmode=disable\", password_file: " + dir + "/pass, server: {data: " + dir + "/data, owner: postgres, start: [" +
+			dir + "/start], stop: [" + dir + "/stop]}}\n"
+	})
+	var run protect.RunResult
+	for range 2 {
+		result(t, w.must(t, config, "replicate", "whole"), &run)
+		if d := run.Databases[0]; d.Outcome != dr.Done || d.Mode != "physical" {
+			t.Fatalf("%+v", d)
+		}
+	}
+	var verify protect.VerifyResult
+	result(t, w.must(t, config, "verify", "whole"), &verify)
+	if d := verify.Databases[0]; d.Outcome != dr.Done || d.Rows < 20000 {
+		t.Errorf("verify: %+v", d)
+	}
+	argv := lab.InDallas("env", "PGPASSWORD=harbour", "psql", "-h", "127.0.0.1", "-p", "5499", "-U", "keeper", "-XAtc", "SELECT pg_is_in_recovery(), count(*) FROM orders", "shop")
+	if got, want := strings.TrimSpace(command(t, "", nil, argv[0], argv[1:]...)), "t|"+w.in(t, "db1", psql+`"SELECT count(*) FROM orders" shop`); got != want {
+		t.Errorf("the standby says %s, want %s", got, want)
+	}
+	w.must(t, config, "status", "whole")
 }
 
 // result reads the result object of a run.

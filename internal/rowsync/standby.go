@@ -22,6 +22,14 @@ type StandbyConfig struct {
 	Log      *slog.Logger // nil: slog.Default
 }
 
+// Reversed is the way back: the same pair with the ends swapped, and a directory of its
+// own.
+func (c StandbyConfig) Reversed() StandbyConfig {
+	c.Options.Source, c.Options.Target = c.Options.Target, c.Options.Source
+	c.Spool += ".back"
+	return c
+}
+
 // Standby has an engine replicate a whole server by its own means, and switches it. It
 // is to physical copies what a Replicator is to rows. The way back is another with the
 // ends swapped and a directory of its own. Close it.

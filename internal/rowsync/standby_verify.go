@@ -41,6 +41,15 @@ func (s *Standby) Verify(ctx context.Context) (Verification, error) {
 		}
 		whole = whole && ok
 	}
+	fs, err := s.p.Check(ctx)
+	if err != nil {
+		return res, fmt.Errorf("verify %s: %w", s.cfg.Name, err)
+	}
+	for _, f := range fs {
+		if f.Object == engine.PageChecksums {
+			res.Findings = append(res.Findings, f)
+		}
+	}
 	res.Findings = append(res.Findings, engine.Finding{Severity: engine.Note, Object: "standby",
 		Text: fmt.Sprintf("it had applied %s when the comparison began; rows of %d databases were compared, not indexes, large objects, accounts or settings", at, len(all))})
 	res.Took, res.At = time.Since(begun), begun.UTC()

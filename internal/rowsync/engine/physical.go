@@ -108,6 +108,10 @@ type PhysicalState struct {
 	Trouble string // what keeps it from following; empty otherwise
 }
 
+// PageChecksums is the object of findings about damaged pages, which a verification tells
+// too.
+const PageChecksums = "page checksums"
+
 // PhysicalDatabase is one database of a physical copy.
 type PhysicalDatabase struct {
 	Name           string

@@ -19,7 +19,7 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 		EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active) OR (SELECT count(*) FROM pg_stat_replication) + 1 < current_setting('max_wal_senders')::int,
 		COALESCE(current_setting('wal_keep_size', true), current_setting('wal_keep_segments', true)) IN ('0', '0MB') AND current_setting('archive_mode') = 'off',
 		pg_is_in_recovery(), (SELECT count(*) FROM pg_tablespace WHERE spcname !~ '^pg_'), (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
-		COALESCE(current_setting('max_slot_wal_keep_size', true), '-1') = '-1'`, p.slot)
+		COALESCE(current_setting('max_slot_wal_keep_size', true), '-1') = '-1', (SELECT COALESCE(sum(checksum_failures), 0)::int8 FROM pg_stat_database)`, p.slot)
 	if err != nil {
 		return nil, fmt.Errorf("check the source: %w", err)
 	}
@@ -43,6 +43,8 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 		"ALTER SYSTEM SET wal_keep_size = '2GB'; SELECT pg_reload_conf()")
 	add(string(v[11]) != "0", engine.Blocker, "tablespaces", "a base backup would put "+string(v[11])+" tablespaces where they are at the source", "replicate the rows instead: leave mode: out")
 	add(!truth(v[12]), engine.Warning, "role "+me, "it is no superuser: promoting, rewinding and pointing a standby elsewhere take one", "ALTER ROLE "+ident(me)+" SUPERUSER")
+	add(string(v[2]) != "on", engine.Note, engine.PageChecksums, "they are off: damage on the source's disk would come over unseen", "pg_checksums --enable, while the server is stopped")
+	add(string(v[14]) != "0", engine.Warning, engine.PageChecksums, string(v[14])+" pages failed theirs at the source", "find them by pg_amcheck, and restore what they held")
 	add(truth(v[13]), engine.Warning, "max_slot_wal_keep_size", "it is unlimited: while the target is down, WAL is kept until the source's disk is full",
 		"ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()")
 	if err := p.login(ctx); err != nil {
@@ -92,6 +94,13 @@ func (p *standby) checkTarget(ctx context.Context, version string) ([]engine.Fin
 	}
 	if _, _, err := p.lines(ctx); err != nil {
 		return []engine.Finding{{Severity: engine.Blocker, Object: "target", Text: err.Error()}}, nil
+	}
+	rows, err := query(ctx, p.o.Target.Options, "SELECT COALESCE(sum(checksum_failures), 0)::int8 FROM pg_stat_database")
+	if err != nil {
+		return nil, fmt.Errorf("check the target: %w", err)
+	}
+	if n := string(rows[0][0]); n != "0" {
+		return []engine.Finding{{Severity: engine.Warning, Object: engine.PageChecksums, Text: n + " pages failed theirs at the target", Remedy: "empty its data directory to have it seeded anew"}}, nil
 	}
 	return nil, nil
 }

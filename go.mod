@@ -8,6 +8,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0 // the wire protocol of PostgreSQL, COPY and logical replication; its pgconn and pgproto3 alone
 	github.com/klauspost/compress v1.20.4 // zstd and gzip in Go: what travels is compressed on sources that have no tool for it
 	github.com/microsoft/go-mssqldb v1.11.2 // TDS: the protocol of Microsoft SQL Server, with its bulk copy
+	github.com/miekg/dns v1.1.73 // DNS messages, dynamic updates and their signatures: clients are led to the other site
 	github.com/pierrec/lz4/v4 v4.1.33 // to read initramfs images packed with lz4, Ubuntu's former default
 	github.com/ulikunitz/xz v0.5.17 // to read initramfs images and kernel modules packed with xz
 	github.com/zeebo/blake3 v0.2.4 // BLAKE3 with vector code: every byte that is read is hashed
@@ -35,6 +36,7 @@ require (
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.27.0 // indirect
 	golang.org/x/crypto v0.55.0 // indirect
+	golang.org/x/net v0.58.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
 )

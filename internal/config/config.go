@@ -34,6 +34,8 @@ type Estate struct {
 	Groups    []Group
 	Keep      Keep     // of recovery points, where a group does not say it
 	Volatile  []string // patterns of what may differ at verify, beside those built in
+	// Switchover is how to move to the target, and back.
+	Switchover Switchover
 }
 
 // Source is the site that is protected.
@@ -70,6 +72,7 @@ type Target struct {
 	Hypervisor  string // qemu or libvirt:URI
 	Accelerator string // auto, kvm or tcg
 	Network     []NetworkMap
+	Bridge      string // that machines are attached to when they are primary here
 }
 
 // NetworkMap says which network at the target stands for one of the source.
@@ -100,7 +103,9 @@ type Server struct {
 	IncludeExcluded []string // built-in patterns to carry all the same
 	SSH             SSH
 	Limits          Limits
-	Line            int // in the file
+	Quiesce         *Quiesce // how its applications stand still; nil: nothing is to be done
+	Fence           *Work    // makes it unable to write, from without; nil: its units are masked
+	Line            int      // in the file
 }
 
 // Probe is a question that a working replica answers. Exactly one field is set.
@@ -132,6 +137,7 @@ type Database struct {
 	// CopyInstance has accounts, jobs and what else lives outside the database made at
 	// the target; they are only listed otherwise.
 	CopyInstance bool
+	Fence        *Work // makes the source unable to write at a failover, from without; nil: a person's word is asked
 	Line         int
 }
 

@@ -91,8 +91,9 @@ func TestParseWhole(t *testing.T) {
 			Source: Endpoint{DSN: "sqlserver://sa@10.10.0.20", PasswordFile: "/etc/lw/erp.pass"},
 			Target: Endpoint{DSN: "sqlserver://sa@10.20.0.20", PasswordCommand: []string{"pass", "show", "erp"}},
 		}},
-		Groups:   []Group{{Name: "all", Order: []string{"db1", "app1", "web1", "erp"}, Objective: Objective{RPO: time.Minute, RTO: 10 * time.Minute}, Line: 37}},
-		Volatile: []string{"/srv/cache/**"},
+		Groups:     []Group{{Name: "all", Order: []string{"db1", "app1", "web1", "erp"}, Objective: Objective{RPO: time.Minute, RTO: 10 * time.Minute}, Line: 37}},
+		Volatile:   []string{"/srv/cache/**"},
+		Switchover: defaultSwitchover(),
 	}
 	if !e.Deadline.Equal(want.Deadline) {
 		t.Errorf("deadline %v, want %v", e.Deadline, want.Deadline)
@@ -123,12 +124,12 @@ func TestProblems(t *testing.T) {
 		{"empty", "", `l.yaml: the file is empty; it needs estate, target and servers`},
 		{"comment only", "# nothing\n", `l.yaml: the file is empty; it needs estate, target and servers`},
 		{"not yaml", "estate: a\n  target: [\n", `l.yaml:2: this is not YAML: mapping values are not allowed in this context`},
-		{"a list", "- a\n", `l.yaml:1: want keys and values (estate, source, target, limits, seeds, deadline, servers, databases, groups, keep, verify)`},
+		{"a list", "- a\n", `l.yaml:1: want keys and values (estate, source, target, limits, seeds, deadline, servers, databases, groups, keep, verify, switchover)`},
 		{"missing", "estate: a\n", "l.yaml:1: \"target\" is missing\nl.yaml:1: servers: there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}"},
 		{"second document", small + "---\na: b\n", `l.yaml:4: there is a second document after the first (---); want one`},
 		{"unknown key", small + "seed: []\n", `l.yaml:4: unknown key "seed"; did you mean "seeds"?`},
 		{"swapped letters", small + "sevrers: []\n", `l.yaml:4: unknown key "sevrers"; did you mean "servers"?`},
-		{"far from any", small + "zzzzzzzz: 1\n", `l.yaml:4: unknown key "zzzzzzzz"; want one of: estate, source, target, limits, seeds, deadline, servers, databases, groups, keep, verify`},
+		{"far from any", small + "zzzzzzzz: 1\n", `l.yaml:4: unknown key "zzzzzzzz"; want one of: estate, source, target, limits, seeds, deadline, servers, databases, groups, keep, verify, switchover`},
 		{"unknown in server", "estate: a\ntarget: {store: /s}\nservers:\n  - name: web1\n    captur: files\n", `l.yaml:5: server web1: unknown key "captur"; did you mean "capture"?`},
 		{"twice", small + "estate: b\n", `l.yaml:4: "estate" is there twice; the first is in line 1`},
 		{"one name", "estate: a\ntarget: {store: /s}\nservers:\n  - {name: web1}\n  - {name: web1, host: b}\n", `l.yaml:5: server web1: the name is taken by the server in line 4`},

@@ -24,6 +24,7 @@ func Parse(file string, data []byte) (*Estate, error) {
 	e := &Estate{File: file, Source: Source{Name: "source"}}
 	e.Source.SSH.Sudo = SudoAuto
 	e.Target = Target{Name: "target", Hypervisor: "qemu", Accelerator: "auto"}
+	e.Switchover = defaultSwitchover()
 	r.estate(root, e)
 	r.check(e)
 	if err := r.problems.err(); err != nil {
@@ -72,6 +73,7 @@ func (r *reader) estate(n *yaml.Node, e *Estate) {
 		{"groups", false, func(w string, n *yaml.Node) { r.groups(n, e) }},
 		{"keep", false, func(w string, n *yaml.Node) { e.Keep = r.keep(w, n) }},
 		{"verify", false, func(w string, n *yaml.Node) { r.verify(w, n, e) }},
+		{"switchover", false, func(w string, n *yaml.Node) { r.switchover(w, n, &e.Switchover) }},
 	})
 	if n.Kind == yaml.MappingNode && len(e.Servers)+len(e.Databases) == 0 {
 		r.fault(n, "servers", "there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}")
@@ -127,6 +129,7 @@ func (r *reader) target(where string, n *yaml.Node, t *Target) {
 		{"network", false, func(w string, n *yaml.Node) {
 			r.mapping(w, n, []field{
 				{"map", false, func(w string, n *yaml.Node) { t.Network = r.networks(w, n) }},
+				{"bridge", false, func(w string, n *yaml.Node) { t.Bridge = r.word(w, n) }},
 			})
 		}},
 	})

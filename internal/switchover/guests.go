@@ -1,0 +1,417 @@
+package switchover
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/adapt"
+	"github.com/leeward-dr/leeward/internal/agent/agentpb"
+	"github.com/leeward-dr/leeward/internal/atomicfile"
+	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/internal/replica"
+	"github.com/leeward-dr/leeward/internal/retry"
+	"github.com/leeward-dr/leeward/internal/runbook"
+	"github.com/leeward-dr/leeward/internal/vm"
+)
+
+// Guests are the Machines of an estate: QEMU on this host. A machine lives in
+// machines/NAME of the store and outlives Leeward.
+type Guests struct {
+	estate *config.Estate
+	store  string
+	shell  runbook.Local
+}
+
+// NewGuests are the guests of an estate. store is where the data of its store is.
+func NewGuests(e *config.Estate, store string) *Guests { return &Guests{estate: e, store: store} }
+
+const (
+	machinesDir = "machines"
+	machineFile = "machine.json"
+	imageDir    = "image"
+	// machineFormat is the version of machineFile.
+	machineFormat = 1
+	stopGrace     = 3 * time.Minute
+	mostMemory    = 4 << 30
+	leastMemory   = 512 << 20
+)
+
+// machineNote is written once a machine's disk is ready to be started, and again never.
+type machineNote struct {
+	Format   int         `json:"format"`
+	Server   string      `json:"server"`
+	Point    dr.PointID  `json:"point"`
+	Made     time.Time   `json:"made"`
+	Firmware vm.Firmware `json:"firmware"`
+	Memory   int64       `json:"memory"`
+	Cards    []vm.NIC    `json:"cards"`
+	Changes  int         `json:"changes"` // made to its disk so that it boots here
+}
+
+func (g *Guests) lasting(name string) vm.Lasting {
+	return vm.Lasting{Dir: filepath.Join(g.store, machinesDir, name)}
+}
+
+// Running implements Machines.
+func (g *Guests) Running(_ context.Context, name string) (bool, error) {
+	pid, err := g.lasting(name).PID()
+	return pid != 0, err
+}
+
+// Pass implements Machines.
+func (g *Guests) Pass(ctx context.Context, name string) (dr.PointID, []string, error) {
+	res, err := protect.Replicate(ctx, protect.Options{Estate: g.estate, Names: []dr.ServerName{dr.ServerName(name)}})
+	if err != nil {
+		return "", nil, err
+	}
+	if len(res.Servers) != 1 {
+		return "", nil, fmt.Errorf("replicate %s: there are %d results", name, len(res.Servers))
+	}
+	s := res.Servers[0]
+	if s.Outcome != dr.Done {
+		return "", nil, dr.WithHint(errors.New(s.Err), s.Hint)
+	}
+	return s.Point, []string{fmt.Sprintf("%d bytes crossed the wire", s.Traffic.WireIn)}, nil
+}
+
+// Boot implements Machines. A disk that was made ready is not made again: the machine
+// may have run, and what it wrote is production.
+func (g *Guests) Boot(ctx context.Context, name string, point dr.PointID) ([]string, error) {
+	if running, err := g.Running(ctx, name); err != nil || running {
+		return []string{"it runs already"}, err
+	}
+	note, err := g.readNote(name)
+	if err != nil {
+		return nil, err
+	}
+	if note == nil {
+		if note, err = g.prepare(ctx, name, point); err != nil {
+			return nil, err
+		}
+	}
+	taps, err := g.taps(ctx, name, note.Cards)
+	if err != nil {
+		return nil, err
+	}
+	l := g.lasting(name)
+	accel, why := vm.Accelerator(ctx, vm.Accel(g.estate.Target.Accelerator), "", l.Dir)
+	spec := vm.Spec{Name: name, Disk: filepath.Join(l.Dir, imageDir, "disk.raw"), Firmware: note.Firmware, Memory: note.Memory, Accel: accel}
+	if err := l.Launch(ctx, spec, taps); err != nil {
+		return nil, err
+	}
+	pid, err := l.PID()
+	facts := []string{fmt.Sprintf("process %d runs it from recovery point %s, in %s", pid, note.Point, l.Dir)}
+	if why != "" {
+		facts = append(facts, why)
+	}
+	return facts, err
+}
+
+func (g *Guests) readNote(name string) (*machineNote, error) {
+	b, err := os.ReadFile(filepath.Join(g.lasting(name).Dir, machineFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what machine %s is: %w", name, err)
+	}
+	n := &machineNote{}
+	if err := json.Unmarshal(b, n); err != nil {
+		return nil, fmt.Errorf("read what machine %s is: %w", name, err)
+	}
+	if n.Format != machineFormat {
+		return nil, fmt.Errorf("read what machine %s is: it is of format %d, this version knows %d", name, n.Format, machineFormat)
+	}
+	return n, nil
+}
+
+// prepare clones a point and makes it boot here.
+func (g *Guests) prepare(ctx context.Context, name string, point dr.PointID) (*machineNote, error) {
+	p, err := g.point(ctx, name, point)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := p.Facts()
+	if err != nil {
+		return nil, err
+	}
+	dir := g.lasting(name).Dir
+	// What an attempt left that was cut before its note is no machine yet.
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("make machine %s: %w", name, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make machine %s: %w", name, err)
+	}
+	img, err := p.Clone(ctx, filepath.Join(dir, imageDir))
+	if err != nil {
+		return nil, err
+	}
+	n := &machineNote{Format: machineFormat, Server: name, Point: p.ID, Made: time.Now().UTC(), Firmware: vm.BIOS,
+		Memory: min(max(int64(facts.GetMemoryBytes()), leastMemory), mostMemory)}
+	if facts.GetUefi() {
+		n.Firmware = vm.UEFI
+	}
+	for _, c := range adapt.Cards(facts) {
+		n.Cards = append(n.Cards, vm.NIC{Name: c.GetName(), MAC: c.GetMac()})
+	}
+	if n.Changes, err = g.adapt(ctx, img, facts, n, dir); err != nil {
+		return nil, fmt.Errorf("make machine %s boot here: %w", name, err)
+	}
+	b, err := json.MarshalIndent(n, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return n, atomicfile.Write(filepath.Join(dir, machineFile), append(b, '\n'), 0o600)
+}
+
+func (g *Guests) point(ctx context.Context, name string, want dr.PointID) (*replica.Point, error) {
+	s, err := replica.Open(ctx, g.estate.Target.Store)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	r, err := s.Replica(dr.ServerName(name))
+	if err != nil {
+		return nil, err
+	}
+	points, err := r.Points()
+	for _, p := range points {
+		if want == "" || p.ID == want {
+			return p, nil
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("boot %s: it has no recovery point %s", name, want)
+	}
+	return nil, err
+}
+
+func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.Facts, n *machineNote, dir string) (int, error) {
+	parts, err := partitions(img)
+	if err != nil {
+		return 0, err
+	}
+	a, err := adapt.Open(ctx, img.Disk, parts, facts, filepath.Join(dir, "adapt"))
+	if err != nil {
+		return 0, err
+	}
+	report, err := adapt.Apply(ctx, a, facts, adapt.Options{Firmware: string(n.Firmware), Persistent: true})
+	if err := errors.Join(err, a.Close()); err != nil {
+		return 0, err
+	}
+	return len(report.Changes), os.RemoveAll(filepath.Join(dir, "adapt"))
+}
+
+// partitions says in the words of adapt what lies where in a clone.
+func partitions(img *replica.Image) ([]adapt.Partition, error) {
+	var out []adapt.Partition
+	for i := range img.Layout.Partitions {
+		p := &img.Layout.Partitions[i]
+		if p.Gone {
+			continue
+		}
+		a := adapt.Partition{Kind: adapt.Kind(p.Kind), MountPoint: p.MountPoint, Type: p.Type, UUID: p.UUID, Label: p.Label,
+			PartUUID: p.PartUUID, Offset: p.Offset, Size: p.Size}
+		if p.Tree || p.Kind == replica.ESP {
+			var err error
+			if a.Tree, err = img.Tree(p); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// taps makes the devices that lead a machine's cards to the bridge. Those that are
+// there are kept.
+func (g *Guests) taps(ctx context.Context, name string, cards []vm.NIC) (out []vm.Tap, err error) {
+	bridge := g.estate.Target.Bridge
+	if bridge == "" {
+		return nil, hinted("name the bridge of the production network here: target: {network: {bridge: br0}}", "boot %s: leeward.yaml names no bridge", name)
+	}
+	for i, c := range cards {
+		h := sha256.Sum256([]byte(g.store + "\x00" + name + "\x00" + strconv.Itoa(i)))
+		dev := "lw" + hex.EncodeToString(h[:5]) // a name of a device has 15 characters at most
+		line := fmt.Sprintf("ip link show %[1]s >/dev/null 2>&1 || ip tuntap add dev %[1]s mode tap; ip link set %[1]s master %[2]s && ip link set %[1]s up", dev, bridge)
+		ran, err := g.shell.Run(ctx, "", line)
+		if err != nil || !ran.Exited || ran.Code != 0 {
+			return nil, fmt.Errorf("attach %s to bridge %s: %s: %w", name, bridge, ran.Output, errors.Join(err, errTap))
+		}
+		out = append(out, vm.Tap{NIC: c, Device: dev})
+	}
+	return out, nil
+}
+
+var errTap = errors.New("ip did not do it")
+
+// Stop implements Machines. The machine's directory is kept under another name, with
+// its disk.
+func (g *Guests) Stop(ctx context.Context, name string) ([]string, error) {
+	l := g.lasting(name)
+	orderly, err := l.PowerDown(ctx, stopGrace)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(l.Dir); errors.Is(err, fs.ErrNotExist) {
+		return []string{"there is no machine of that name"}, nil
+	}
+	kept := l.Dir + ".stopped-" + time.Now().UTC().Format("20060102T150405Z")
+	if err := atomicfile.Rename(l.Dir, kept); err != nil {
+		return nil, fmt.Errorf("keep the disk of %s: %w", name, err)
+	}
+	facts := []string{"its disk is kept in " + kept}
+	if !orderly {
+		facts = append(facts, fmt.Sprintf("it did not shut down within %s and was switched off", stopGrace))
+	}
+	return facts, nil
+}
+
+// Probe implements Machines: every probe of the server answers at the address it has
+// here. Without probes it is a login prompt on the console.
+func (g *Guests) Probe(ctx context.Context, name string) ([]string, error) {
+	s := g.estate.Server(dr.ServerName(name))
+	if s == nil {
+		return nil, fmt.Errorf("probe %s: the configuration has no server of that name now", name)
+	}
+	var last error
+	for {
+		facts, err := g.probeOnce(ctx, s)
+		if err == nil {
+			return facts, nil
+		}
+		if running, runErr := g.Running(ctx, name); runErr != nil || !running {
+			return nil, errors.Join(fmt.Errorf("probe %s: its machine has ended; see %s", name, g.lasting(name).SerialLog()), runErr)
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		if retry.Sleep(ctx, time.Second) != nil {
+			return nil, fmt.Errorf("probe %s: %w; see %s", name, errors.Join(last, ctx.Err()), g.lasting(name).SerialLog())
+		}
+	}
+}
+
+const probeTimeout = 10 * time.Second
+
+func (g *Guests) probeOnce(ctx context.Context, s *config.Server) (facts []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if len(s.Probes) == 0 {
+		return g.login(string(s.Name))
+	}
+	address, err := g.address(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.Probes {
+		fact, err := probe(ctx, p, address)
+		if err != nil {
+			return nil, err
+		}
+		facts = append(facts, fact)
+	}
+	return facts, nil
+}
+
+// login looks for a login prompt in what the console said.
+func (g *Guests) login(name string) ([]string, error) {
+	b, err := os.ReadFile(g.lasting(name).SerialLog())
+	if err != nil {
+		return nil, err
+	}
+	c := vm.NewConsole(nil)
+	if _, err := c.Write(b); err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(c.Sightings(), func(s vm.Sighting) bool { return s.Sign == vm.SignLogin }) {
+		return nil, errors.New("there is no login prompt yet")
+	}
+	return []string{"there is a login prompt on the console"}, nil
+}
+
+// address is where a server is at the target: its address at the source, through
+// network.map.
+func (g *Guests) address(s *config.Server) (string, error) {
+	a, err := netip.ParseAddr(s.Host)
+	if err != nil {
+		found, err := net.LookupHost(s.Host)
+		if err != nil || len(found) == 0 {
+			return "", fmt.Errorf("find the address of %s: %w", s.Name, err)
+		}
+		if a, err = netip.ParseAddr(found[0]); err != nil {
+			return "", err
+		}
+	}
+	return Mapped(g.estate.Target.Network, a).String(), nil
+}
+
+// Mapped is the address that stands for a at the target.
+func Mapped(maps []config.NetworkMap, a netip.Addr) netip.Addr {
+	for _, m := range maps {
+		if !m.From.Contains(a) {
+			continue
+		}
+		from, to := a.AsSlice(), m.To.Addr().AsSlice()
+		for bit := m.From.Bits(); bit < len(from)*8; bit++ {
+			mask := byte(0x80 >> (bit % 8))
+			to[bit/8] = to[bit/8]&^mask | from[bit/8]&mask
+		}
+		if b, ok := netip.AddrFromSlice(to); ok {
+			return b
+		}
+	}
+	return a
+}
+
+func probe(ctx context.Context, p config.Probe, address string) (string, error) {
+	if p.TCP != 0 {
+		var d net.Dialer
+		at := net.JoinHostPort(address, strconv.Itoa(p.TCP))
+		conn, err := d.DialContext(ctx, "tcp", at)
+		if err != nil {
+			return "", err
+		}
+		return at + " accepts connections", conn.Close()
+	}
+	u, err := url.Parse(p.HTTP)
+	if err != nil {
+		return "", err
+	}
+	if u.Hostname() == "" {
+		u.Host = strings.TrimSuffix(net.JoinHostPort(address, u.Port()), ":")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	if err := resp.Body.Close(); err != nil {
+		return "", err
+	}
+	if resp.StatusCode >= 400 {
+		return "", fmt.Errorf("GET %s: %s", u, resp.Status)
+	}
+	return fmt.Sprintf("GET %s: %s", u, resp.Status), nil
+}

@@ -1,0 +1,160 @@
+// Package switchover moves applications from one site to the other: cutover, which is
+// planned and loses nothing, failover, which is not and says what it loses, and
+// rollback. Each is a pure function from the estate, the state and what was seen of
+// both sites to a plan of package runbook, and a set of actions that do its steps.
+//
+// What must never happen is that both sites write. So each action that lets a site
+// write makes sure, itself and at that moment, that the other one cannot: a plan that
+// was made a while ago, a step that was cut, or a person who worked by hand in
+// between changes nothing of that.
+package switchover
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/rowsync"
+	"github.com/leeward-dr/leeward/internal/rowsync/engine"
+	"github.com/leeward-dr/leeward/internal/runbook"
+)
+
+// Kinds of runbooks.
+const (
+	Cutover  = "cutover"
+	Failover = "failover"
+	Rollback = "rollback"
+)
+
+// Site is one of the two sites of leeward.yaml. Sites keep these names, whichever of
+// them is primary.
+type Site string
+
+// The sites, as leeward.yaml calls them.
+const (
+	Source Site = "source"
+	Target Site = "target"
+)
+
+// Other is the other site.
+func (s Site) Other() Site {
+	if s == Source {
+		return Target
+	}
+	return Source
+}
+
+// Way is a direction of replication.
+type Way string
+
+// Forward is from source to target, Back from target to source.
+const (
+	Forward Way = "forward"
+	Back    Way = "back"
+)
+
+// Standing is what can be seen of a database without changing anything.
+type Standing struct {
+	Phase   engine.Phase  // of the end that is replicated to
+	Lag     time.Duration // age of the newest change applied
+	Heard   time.Time     // when the other end was last heard of
+	Trouble []string      // why what is there is no state to go on with
+}
+
+// Database is one database, replicated one way. It is used by one goroutine.
+type Database interface {
+	// The end that is replicated from is the source of these, whichever site it is.
+	rowsync.Switchable
+	// Ready reaches both ends, changes nothing, and tells what stands in the way of
+	// replicating this way.
+	Ready(ctx context.Context) (blockers, notes []string, err error)
+	// Compare compares all rows of both ends and tells what differs.
+	Compare(ctx context.Context) (differences []string, rows int64, err error)
+	// Reset forgets that the end was ever primary, and what is known of this way: the
+	// next drain compares everything.
+	Reset(ctx context.Context) error
+	io.Closer
+}
+
+// Databases opens databases by name. Nobody is reached before a method is called.
+type Databases interface {
+	Open(ctx context.Context, name string, way Way) (Database, error)
+	// Standing looks at the end that is replicated to, and at nothing else.
+	Standing(ctx context.Context, name string, way Way) (Standing, error)
+}
+
+// Tokens are the fencing tokens that databases themselves keep.
+type Tokens interface {
+	// Token reads the token at a site; 0 where there is none.
+	Token(ctx context.Context, database string, at Site) (int64, error)
+	// SetToken writes it, unless a higher one is there already.
+	SetToken(ctx context.Context, database string, at Site, token int64) error
+}
+
+// Hosts are the servers at the source.
+type Hosts interface {
+	// Quiesce makes the applications of a server stand still, or lets them go on.
+	Quiesce(ctx context.Context, server string, still bool) ([]string, error)
+	// Fence makes a server unable to serve or write, or lifts that, and leaves the token
+	// where the agent is.
+	Fence(ctx context.Context, server string, on bool, token int64) ([]string, error)
+	// Fenced looks whether it is so.
+	Fenced(ctx context.Context, server string) (dr.Outcome, []string, error)
+}
+
+// Machines are the servers at the target.
+type Machines interface {
+	// Pass makes a recovery point of a server, and returns it.
+	Pass(ctx context.Context, server string) (dr.PointID, []string, error)
+	// Boot starts a server from a recovery point, unless it runs already.
+	Boot(ctx context.Context, server string, point dr.PointID) ([]string, error)
+	// Probe waits until a server that was booted answers.
+	Probe(ctx context.Context, server string) ([]string, error)
+	// Running looks whether it runs.
+	Running(ctx context.Context, server string) (bool, error)
+	// Stop shuts it down and keeps its disk.
+	Stop(ctx context.Context, server string) ([]string, error)
+}
+
+// Names leads clients to a site.
+type Names interface {
+	// Lead changes where a redirect of the configuration leads, and makes sure of it.
+	Lead(ctx context.Context, redirect string, to Site) ([]string, error)
+	// Leads looks where it leads: an address of which site, or neither ("").
+	Leads(ctx context.Context, redirect string) (Site, []string, error)
+}
+
+// World is everything that plans act on. What an estate does not have may be nil.
+type World struct {
+	Databases Databases
+	Tokens    Tokens
+	Hosts     Hosts
+	Machines  Machines
+	Names     Names
+	State     Keeper
+	Shell     runbook.Shell
+	Asker     runbook.Asker
+	Now       func() time.Time
+}
+
+// Keeper keeps the state, durably.
+type Keeper interface {
+	Load() (*State, error)
+	// Change loads the state, lets f change it and makes that durable. f may be called
+	// on a state that is so already.
+	Change(f func(*State)) error
+}
+
+// addresses joins addresses for people.
+func addresses(as []netip.Addr) string {
+	s := ""
+	for i, a := range as {
+		if i > 0 {
+			s += ", "
+		}
+		s += a.String()
+	}
+	return s
+}

@@ -35,6 +35,7 @@ var order = []string{
 	"lab",
 	"internal/switchover",
 	"internal/drill",
+	"internal/drill/bubble",
 	"internal/protect",
 	"internal/config",
 	"internal/runbook",

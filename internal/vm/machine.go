@@ -93,8 +93,12 @@ func (m *Machine) start(ctx context.Context) error {
 		close(m.exited)
 		return err
 	}
-	for _, w := range m.wires {
-		m.readers.Go(func() { io.Copy(io.Discard, w) })
+	for i, w := range m.wires {
+		wire := m.spec.NICs[i].Wire
+		if wire == nil {
+			wire = func(c net.Conn) { io.Copy(io.Discard, c) }
+		}
+		m.readers.Go(func() { wire(w) })
 	}
 	if err := m.openConsole(); err != nil {
 		ours[0].Close()

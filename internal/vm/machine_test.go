@@ -50,7 +50,7 @@ func TestBootSectorReachesTheConsole(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m, err := Start(ctx, Spec{Name: "sector", Dir: dir, Disk: bootSector(t, "web1 login: "), Memory: 64 << 20,
-		SerialLog: log, NICs: []NIC{{"eth0", "52:54:00:00:00:01"}}})
+		SerialLog: log, NICs: []NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

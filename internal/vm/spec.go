@@ -29,10 +29,15 @@ const (
 	TCG  Accel = "tcg"
 )
 
-// NIC is a network card of a machine. Its link is up and leads nowhere.
+// NIC is a network card of a machine. Its link is up and leads nowhere, but where Wire
+// takes it.
 type NIC struct {
 	Name string // the source's, for messages only
 	MAC  string
+	// Wire is called once with the other end of the card's wire, on which each frame
+	// follows its length in four bytes, and returns when that is closed. With nil all
+	// that the machine sends is thrown away.
+	Wire func(net.Conn)
 }
 
 // Spec describes a machine. Name, Disk or Kernel, and Dir are required.

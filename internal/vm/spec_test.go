@@ -19,9 +19,9 @@ func TestSpecRefusesWhatCannotRun(t *testing.T) {
 		"machine":    func(s *Spec) { s.Machine = "virt" },
 		"auto accel": func(s *Spec) { s.Accel = Auto },
 		"memory":     func(s *Spec) { s.Memory = 1 },
-		"mac":        func(s *Spec) { s.NICs = []NIC{{"eth0", "52:54:00:zz:00:01"}} },
-		"multicast":  func(s *Spec) { s.NICs = []NIC{{"eth0", "01:54:00:00:00:01"}} },
-		"option in":  func(s *Spec) { s.NICs = []NIC{{"eth0", "52:54:00:00:00:01,netdev=x"}} },
+		"mac":        func(s *Spec) { s.NICs = []NIC{{Name: "eth0", MAC: "52:54:00:zz:00:01"}} },
+		"multicast":  func(s *Spec) { s.NICs = []NIC{{Name: "eth0", MAC: "01:54:00:00:00:01"}} },
+		"option in":  func(s *Spec) { s.NICs = []NIC{{Name: "eth0", MAC: "52:54:00:00:00:01,netdev=x"}} },
 	} {
 		s := good
 		change(&s)
@@ -33,7 +33,7 @@ func TestSpecRefusesWhatCannotRun(t *testing.T) {
 
 func TestArgsLeadNowhere(t *testing.T) {
 	s, err := Spec{Name: "a,b", Dir: "/d", Disk: "/d/x,y.raw",
-		NICs: []NIC{{"eth0", "52:54:00:00:00:01"}, {"eth1", "52:54:00:00:00:02"}}}.withDefaults()
+		NICs: []NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}, {Name: "eth1", MAC: "52:54:00:00:00:02"}}}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -180,7 +180,7 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, dns.ErrTime):
 		return dr.WithHint(err, "the clocks of this machine and of the DNS server are too far apart: set them")
-	case errors.Is(err, dns.ErrSig), errors.Is(err, dns.ErrSecret), errors.Is(err, dns.ErrKeyAlg):
+	case errors.Is(err, dns.ErrAuth), errors.Is(err, dns.ErrSig), errors.Is(err, dns.ErrSecret), errors.Is(err, dns.ErrKeyAlg):
 		return dr.WithHint(err, "compare the key's name, algorithm and secret with the DNS server's")
 	}
 	return err

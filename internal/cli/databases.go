@@ -227,6 +227,19 @@ func phaseWords(s protect.RowsStatus) string {
 	return s.Phase
 }
 
+// rowsState is a word for how a copy is. One that applications write to is none.
+func rowsState(s protect.RowsStatus) string {
+	switch {
+	case s.Phase == "primary":
+		return "PRIMARY HERE"
+	case s.Outcome == dr.Done:
+		return "ok"
+	case s.Outcome == dr.NotDone:
+		return "NOT GOOD"
+	}
+	return "NOT KNOWN"
+}
+
 func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
 	if len(all) == 0 {
 		return
@@ -234,8 +247,7 @@ func renderRowsStatus(w io.Writer, all []protect.RowsStatus) {
 	t := table{right: map[int]bool{2: true, 3: true}}
 	t.row("database", "state", "behind", "objective", "phase", "last verified")
 	for _, s := range all {
-		state := map[dr.Outcome]string{dr.Done: "ok", dr.NotDone: "NOT GOOD"}[s.Outcome]
-		t.row(s.Database, choose(state == "", "NOT KNOWN", state), choose(s.Phase == "", "-", span(s.Age)), choose(s.RPO > 0, span(s.RPO), "none"),
+		t.row(s.Database, rowsState(s), choose(s.Phase == "" || s.Phase == "primary", "-", span(s.Age)), choose(s.RPO > 0, span(s.RPO), "none"),
 			phaseWords(s),
 			choose(s.LastVerified.IsZero(), "never", s.LastVerified.Format(time.RFC3339)))
 	}

@@ -85,7 +85,7 @@ func (p *RowsPlan) take(a rowsync.Assessment) {
 }
 
 // RowsStatus says how far a database's copy is. Outcome is Done where the copy is a
-// state its source had and was heard of within the objective.
+// state its source had and was heard of within the objective, or is primary.
 type RowsStatus struct {
 	Database     string        `json:"database"`
 	Mode         string        `json:"mode"` // logical or physical
@@ -129,7 +129,7 @@ func (r *RowsStatus) takeStatus(s rowsync.Status, now time.Time) {
 		r.Age = max(0, now.Sub(s.Heard)) // it may have been heard since
 	}
 	r.Outcome = dr.NotDone
-	if s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (r.RPO == 0 || r.Age <= r.RPO) {
+	if s.Phase == engine.Primary || s.Phase == engine.Following && s.Pending == "" && len(s.Stopped) == 0 && (r.RPO == 0 || r.Age <= r.RPO) {
 		r.Outcome = dr.Done
 	}
 }

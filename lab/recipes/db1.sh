@@ -17,6 +17,8 @@ CREATE USER orders PASSWORD 'harbour';
 CREATE DATABASE shop OWNER orders;
 CREATE USER leeward REPLICATION PASSWORD 'harbour' IN ROLE orders;
 GRANT CREATE ON DATABASE shop TO leeward;
+GRANT SET ON PARAMETER session_replication_role TO leeward;
+GRANT SET ON PARAMETER leeward.fence TO leeward;
 \connect shop
 SET ROLE orders;
 CREATE TABLE orders (id bigserial PRIMARY KEY, item text NOT NULL, quantity int NOT NULL,

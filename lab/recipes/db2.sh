@@ -24,7 +24,8 @@ INSERT INTO plant.readings SELECT n, '2017-08-11 12:00:00' + INTERVAL n MINUTE, 
 FLUSH PRIVILEGES;
 CREATE USER leeward@'10.99.0.2' IDENTIFIED BY 'harbour';
 GRANT REPLICATION SLAVE, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS, RELOAD ON *.* TO leeward@'10.99.0.2';
-GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON plant.* TO leeward@'10.99.0.2';
+GRANT ALL PRIVILEGES ON plant.* TO leeward@'10.99.0.2';
+GRANT ALL PRIVILEGES ON leeward.* TO leeward@'10.99.0.2';
 SQL
 # Started through its socket unit, MariaDB would not listen on TCP.
 ln -sf /dev/null /etc/systemd/system/mariadb.socket

@@ -1,6 +1,6 @@
 -- The stale clone of db1's database shop: made some time ago, worked with since.
 CREATE ROLE leeward LOGIN SUPERUSER PASSWORD 'harbour';
-CREATE ROLE orders;
+CREATE ROLE orders LOGIN PASSWORD 'harbour';
 CREATE DATABASE shop OWNER orders;
 \connect shop
 SET ROLE orders;

@@ -37,6 +37,7 @@ wal_level = logical
 shared_buffers = 32MB
 fsync = off
 CONF
+    echo 'host shop orders 10.10.0.0/24 scram-sha-256' >> postgres/pg_hba.conf # clients in Miami, after a move
     as postgres "$bin/postgres" -D "$work/postgres" >> postgres.log 2>&1 &
     for _ in $(seq 100); do
         if as postgres "$bin/pg_isready" -q -h "$work/postgres"; then break; fi

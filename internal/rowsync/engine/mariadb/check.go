@@ -178,7 +178,7 @@ func (c *checker) sourceGrants(ctx context.Context) {
 		}
 	}
 	if !granted(all, "READ_ONLY ADMIN") && !granted(all, "READ ONLY ADMIN") {
-		c.add(engine.Note, "grants", "GRANT READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS ON *.* TO "+account, "the account may not make the source read-only at a switch")
+		c.add(engine.Warning, engine.FenceObject, "GRANT READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS ON *.* TO "+account, "the account may not make the server read-only: the database cannot be moved as planned")
 	}
 	if !granted(all, "RELOAD") {
 		c.add(engine.Note, "grants", "GRANT RELOAD ON *.* TO "+account, "where commits are too dense for several readers to see one state, only one will read")

@@ -97,6 +97,23 @@ func (c *checker) logging() {
 	}
 }
 
+// fencing checks what a switch needs: the fence is settings of the database.
+func (c *checker) fencing() {
+	if c.one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "t" {
+		return
+	}
+	u := ident(c.user)
+	if c.one("SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()") != "t" {
+		c.add(engine.Warning, engine.FenceObject, c.user+" does not own the database and cannot fence it: it cannot be moved as planned",
+			"ALTER DATABASE "+ident(c.db.name)+" OWNER TO "+u+", or make it a member of the owner")
+	}
+	// Before 15 an owner may keep a setting of any name.
+	if c.db.version >= 150000 && c.one("SELECT has_parameter_privilege("+literal(fenceSetting)+", 'SET')") != "t" {
+		c.add(engine.Warning, engine.FenceObject, c.user+" may not keep "+fenceSetting+" and cannot fence the database: it cannot be moved as planned",
+			"GRANT SET ON PARAMETER "+fenceSetting+" TO "+u)
+	}
+}
+
 func (c *checker) roleOfSource() {
 	u := ident(c.user)
 	if c.one("SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user") != "t" {
@@ -105,9 +122,7 @@ func (c *checker) roleOfSource() {
 	if c.one("SELECT has_database_privilege(current_database(), 'CREATE')") != "t" {
 		c.add(engine.Blocker, "role "+c.user, "it may not make a publication", "GRANT CREATE ON DATABASE "+ident(c.db.name)+" TO "+u)
 	}
-	if c.one("SELECT rolsuper OR d.datdba = r.oid FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()") != "t" {
-		c.add(engine.Note, "role "+c.user, "it does not own the database: it cannot fence it", "ALTER DATABASE "+ident(c.db.name)+" OWNER TO "+u)
-	}
+	c.fencing()
 }
 
 // tables checks what may be done with each table. Publishing one takes its owner.

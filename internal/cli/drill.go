@@ -44,6 +44,8 @@ type drillFlags struct {
 	parallel int
 	timeout  time.Duration
 	firmware string
+	keep     bool
+	close    bool
 }
 
 func runDrill(ctx context.Context, c *call) error {
@@ -51,6 +53,8 @@ func runDrill(ctx context.Context, c *call) error {
 	c.flags.IntVar(&f.parallel, "parallel", 0, "machines at once, `N`; one a core where it is not given, and one more where they are emulated")
 	c.flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "give a machine `D` to come up")
 	c.flags.StringVar(&f.firmware, "firmware", "", "start all by `FW`, bios or uefi, in place of what the source has")
+	c.flags.BoolVar(&f.keep, "keep", false, "leave what was proven running, say how to enter, and wait for --close or an interrupt")
+	c.flags.BoolVar(&f.close, "close", false, "end the drills that were left open")
 	names, err := c.parse()
 	if err != nil {
 		return err
@@ -71,6 +75,9 @@ func runDrill(ctx context.Context, c *call) error {
 	}
 	if err := enterStore(ctx, e); err != nil {
 		return err
+	}
+	if f.close {
+		return c.closeDrills(ctx, e)
 	}
 	res, err := c.drill(ctx, e, selected, f)
 	if err != nil {
@@ -108,12 +115,18 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 		p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
 	}
 	longestFirst(subjects, lastDrills(s.Dir()))
+	describe(e, subjects)
 	held := holdDrilled(s, subjects)
-	results, err := drill.Run(ctx, subjects, drill.Options{
+	o := drill.Options{
+		Outside:  outside(e),
 		Parallel: f.parallel, Timeout: f.timeout, Firmware: vm.Firmware(f.firmware), Accelerator: vm.Accel(e.Target.Accelerator),
 		WorkDir: filepath.Join(work, "machines"), ResultDir: res.Dir,
 		Progress: func(u drill.Update) { p.Report(drillProgress(u)) },
-	})
+	}
+	if f.keep {
+		o.Keep = func(ctx context.Context, open []drill.Open) { c.keepOpen(ctx, work, open) }
+	}
+	results, err := drill.Run(ctx, subjects, o)
 	proofErr := settleProofs(held, results, filepath.Base(res.Dir))
 	if len(results) != len(subjects) {
 		return nil, err // it did not begin; otherwise the results tell

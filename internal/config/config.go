@@ -99,6 +99,7 @@ type Server struct {
 	Capture         Capture
 	After           []dr.ServerName // started before this one
 	Probes          []Probe
+	Hold            []string // units that a drill does not start
 	Exclude         []string // patterns to leave out beside the built-in ones
 	IncludeExcluded []string // built-in patterns to carry all the same
 	SSH             SSH
@@ -108,10 +109,12 @@ type Server struct {
 	Line            int      // in the file
 }
 
-// Probe is a question that a working replica answers. Exactly one field is set.
+// Probe is a question that a working replica answers. One of HTTP and TCP is set.
 type Probe struct {
-	HTTP string // URL; without a host it is the server's own address
-	TCP  int    // port
+	HTTP   string // URL; without a host it is the server's own address
+	Status int    // that HTTP answers; 0: any below 400
+	Text   string // that the answer to HTTP contains
+	TCP    int    // port
 }
 
 // Limits bound what a pass may use of a source. The zero value bounds nothing.

@@ -45,6 +45,7 @@ func (r *reader) server(where string, n *yaml.Node, from Source) Server {
 		{"probes", false, func(w string, n *yaml.Node) {
 			r.each(w, n, func(_ int, n *yaml.Node) { s.Probes = append(s.Probes, r.probe(w, n)) })
 		}},
+		{"hold", false, func(w string, n *yaml.Node) { s.Hold = r.hold(w, n) }},
 		{"exclude", false, func(w string, n *yaml.Node) { s.Exclude = r.patterns(w, n) }},
 		{"include_excluded", false, func(w string, n *yaml.Node) { s.IncludeExcluded = r.patterns(w, n) }},
 		{"ssh", false, func(w string, n *yaml.Node) { r.ssh(w, n, &s.SSH) }},
@@ -75,18 +76,6 @@ func (r *reader) references(where string, n *yaml.Node, any bool) (out []string)
 		r.refs = append(r.refs, reference{line: n.Line, where: where, name: s, any: any})
 	})
 	return out
-}
-
-func (r *reader) probe(where string, n *yaml.Node) (p Probe) {
-	set := 0
-	r.mapping(where, n, []field{
-		{"http", false, func(w string, n *yaml.Node) { p.HTTP = r.address(w, n); set++ }},
-		{"tcp", false, func(w string, n *yaml.Node) { p.TCP = r.integer(w, n, 1, 65535); set++ }},
-	})
-	if set != 1 && n.Kind == yaml.MappingNode {
-		r.fault(n, where, "a probe is one of http and tcp, as in {http: \"http://:8080/health\"}")
-	}
-	return p
 }
 
 func (r *reader) address(where string, n *yaml.Node) string {

@@ -22,10 +22,11 @@ const (
 	// its source: services open their ports a while after they count as started.
 	settleTime     = 90 * time.Second
 	pictureTimeout = 10 * time.Second
+	askEvery       = 2 * time.Second
 )
 
-// boot starts the machine and watches it until it is proven or has failed; then it
-// ends it at once, for nothing it would still write is kept. again asks for another
+// boot starts the machine and watches it until it is proven, and leaves it running for
+// those that come after it, or has failed; then it ends it at once. again asks for another
 // attempt: the machine never said a word.
 func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 	t.step(StepBoot)
@@ -43,7 +44,11 @@ func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 		t.fail(hostFailure("start the machine", err))
 		return false
 	}
-	defer m.Close()
+	defer func() {
+		if t.machine == nil {
+			m.Close()
+		}
+	}()
 	bounded, cancel := context.WithTimeout(ctx, t.d.o.Timeout)
 	defer cancel()
 	w := &watch{t: t, m: m, powerOn: powerOn}
@@ -53,6 +58,7 @@ func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 	if f == nil {
 		t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.Done, "", "", false
 		t.r.TimeToProof = proven
+		t.machine = m
 		return false
 	}
 	if err := ctx.Err(); err != nil {
@@ -73,7 +79,11 @@ func (t *turn) spec(accel vm.Accel) vm.Spec {
 	s := vm.Spec{Name: string(t.s.Server), Dir: t.dir, Disk: t.disk, Firmware: t.r.Firmware, Memory: memory,
 		Accel: accel, SerialLog: t.r.SerialLog}
 	for _, c := range adapt.Cards(t.s.Facts) {
-		s.NICs = append(s.NICs, vm.NIC{Name: c.GetName(), MAC: c.GetMac()})
+		n := vm.NIC{Name: c.GetName(), MAC: c.GetMac()}
+		if t.network != nil {
+			n.Wire = t.network.Wire
+		}
+		s.NICs = append(s.NICs, n)
 	}
 	return s
 }
@@ -109,6 +119,8 @@ type watch struct {
 	m       *vm.Machine
 	powerOn time.Time
 	noted   int // sightings turned into steps so far
+
+	lastAsked time.Time
 }
 
 // goodSigns are the steps of a boot on the console.
@@ -135,21 +147,21 @@ func (w *watch) proven(ctx context.Context) *failure {
 			}
 			reported = time.Now()
 			w.t.r.Guest = f
-			w.t.r.Checks = Compare(w.t.s.Facts, f)
+			w.t.r.Checks = Compare(w.t.s.Facts, f, w.t.r.HeldBack)
 		case <-w.m.Exited():
 			w.noteSteps()
 			return failed(exitFailure(w.m.Console()))
 		case <-ctx.Done():
 			w.noteSteps()
-			return failed(timeoutFailure(w.m.Console(), w.t.r.Checks, !reported.IsZero(), w.t.d.o.Timeout))
+			return failed(timeoutFailure(w.m.Console(), w.t.checks(), !reported.IsZero(), w.t.d.o.Timeout))
 		}
 		w.noteSteps()
 		login := w.t.reachedThisBoot(string(vm.SignLogin))
 		switch {
-		case login && holds(w.t.r.Checks):
+		case login && holds(w.t.r.Checks) && w.asked(ctx):
 			return nil
 		case login && !reported.IsZero() && time.Since(reported) > settleTime:
-			return failed(timeoutFailure(w.m.Console(), w.t.r.Checks, true, settleTime))
+			return failed(timeoutFailure(w.m.Console(), w.t.checks(), true, settleTime))
 		case !login:
 			if f := signFailure(w.m.Console(), time.Now()); f != nil {
 				return f
@@ -157,6 +169,25 @@ func (w *watch) proven(ctx context.Context) *failure {
 		}
 	}
 }
+
+// asked runs the probes, not more often than every few seconds.
+func (w *watch) asked(ctx context.Context) bool {
+	if len(w.t.s.Probes) == 0 {
+		return true
+	}
+	if time.Since(w.lastAsked) < askEvery {
+		return false
+	}
+	if w.lastAsked.IsZero() {
+		w.t.step(StepProbe)
+	}
+	good := w.t.ask(ctx)
+	w.lastAsked = time.Now()
+	return good
+}
+
+// checks are those of the report and those of the user.
+func (t *turn) checks() []Check { return append(slices.Clone(t.r.Checks), t.r.Probes...) }
 
 // noteSteps turns new good signs into steps. A later step implies the earlier
 // ones, of which a quiet console shows nothing.

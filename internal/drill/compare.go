@@ -12,11 +12,11 @@ import (
 )
 
 // Compare checks what a booted machine reports of itself against the facts of
-// its source.
-func Compare(source, guest *agentpb.Facts) []Check {
+// its source, but for what was held back.
+func Compare(source, guest *agentpb.Facts, held []HeldBack) []Check {
 	return []Check{
 		compareState(source, guest),
-		comparePorts(source, guest),
+		comparePorts(source, guest, held),
 		compareCards(source, guest),
 		compareMounts(source, guest),
 		compareHostKeys(source, guest),
@@ -84,7 +84,7 @@ const (
 
 // comparePorts wants each TCP port of the source, with the same family. A port that
 // the kernel picked may be another one, if its program listens at all.
-func comparePorts(source, guest *agentpb.Facts) Check {
+func comparePorts(source, guest *agentpb.Facts, held []HeldBack) Check {
 	type key struct {
 		protocol string
 		port     uint32
@@ -95,7 +95,7 @@ func comparePorts(source, guest *agentpb.Facts) Check {
 		open[key{s.GetProtocol(), s.GetPort()}] = true
 		programs[s.GetProcess()] = true
 	}
-	asked := map[key]bool{}
+	asked, heldBack := map[key]bool{}, 0
 	var wrong []string
 	for _, s := range source.GetListening() {
 		k := key{s.GetProtocol(), s.GetPort()}
@@ -103,6 +103,10 @@ func comparePorts(source, guest *agentpb.Facts) Check {
 			continue
 		}
 		asked[k] = true
+		if !open[k] && isHeldBack(s.GetProcess(), held) {
+			heldBack++
+			continue
+		}
 		ephemeral := k.port >= firstEphemeral && k.port <= lastEphemeral && programs[s.GetProcess()]
 		if open[k] || ephemeral {
 			continue
@@ -113,7 +117,15 @@ func comparePorts(source, guest *agentpb.Facts) Check {
 		}
 		wrong = append(wrong, fmt.Sprintf("%s port %d of %s is closed", k.protocol, k.port, process))
 	}
-	return check("listening ports", fmt.Sprintf("%d as at the source", len(asked)), wrong)
+	fine := fmt.Sprintf("%d as at the source", len(asked)-heldBack)
+	if heldBack > 0 {
+		fine += fmt.Sprintf(", %d held back", heldBack)
+	}
+	return check("listening ports", fine, wrong)
+}
+
+func isHeldBack(program string, held []HeldBack) bool {
+	return slices.ContainsFunc(held, func(h HeldBack) bool { return slices.Contains(h.programs, program) })
 }
 
 func isForwarded(s *agentpb.Socket) bool {

@@ -52,7 +52,7 @@ func TestCompare(t *testing.T) {
 	} {
 		guest := proto.Clone(sourceFacts()).(*agentpb.Facts)
 		test.change(guest)
-		checks := Compare(sourceFacts(), guest)
+		checks := Compare(sourceFacts(), guest, nil)
 		if holds(checks) != (test.wrong == "") || !strings.Contains(wrongs(checks), test.wrong) {
 			t.Errorf("%s: got %q, want %q", name, wrongs(checks), test.wrong)
 		}
@@ -60,7 +60,7 @@ func TestCompare(t *testing.T) {
 	if holds(nil) {
 		t.Error("nothing checked holds")
 	}
-	if c := Compare(&agentpb.Facts{}, &agentpb.Facts{}); c[0].Outcome != dr.Done {
+	if c := Compare(&agentpb.Facts{}, &agentpb.Facts{}, nil); c[0].Outcome != dr.Done {
 		t.Errorf("without systemd: %+v", c[0])
 	}
 }

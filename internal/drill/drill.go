@@ -1,5 +1,5 @@
 // Package drill proves recovery points: it boots each from a throwaway clone on
-// hardware that leads nowhere and compares what came up with what runs at the
+// a network that leads nowhere and compares what came up with what runs at the
 // source. Nothing of a drill outlives it but its result, its serial log and its
 // picture of the screen.
 package drill
@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -27,6 +28,10 @@ type Subject struct {
 	Disk       string            // the point's disk, a raw image; it is only read
 	Partitions []adapt.Partition // of that disk
 	Facts      *agentpb.Facts    // of the source at that point
+	Names      []string          // by which others know it, beside its own
+	After      []dr.ServerName   // proven before its turn comes, and up until it is over
+	Hold       []string          // units of systemd that are held back, beside those of the table
+	Probes     []Probe           // asked when it is up
 	// Clone makes dst a copy of the disk that may be changed; nil uses CloneFile.
 	Clone func(ctx context.Context, dst string) error `json:"-"`
 }
@@ -34,18 +39,29 @@ type Subject struct {
 // Options say how to drill. The zero value of each is a good default, but for
 // WorkDir and ResultDir.
 type Options struct {
-	Parallel    int           // machines at once; by default one a core, and one more where they are emulated
-	Accelerator vm.Accel      // auto by default
-	Firmware    vm.Firmware   // by default what the source started from
-	Timeout     time.Duration // of one boot; 10 minutes by default
-	Memory      int64         // bytes of each machine; by default the source's, between 512 MiB and 1 GiB
-	WorkDir     string        // for clones; on the filesystem of the points, so that they share blocks
-	ResultDir   string        // receives serial logs and pictures
-	Probe       string        // the program that reports from inside; by default this one
-	StopEarly   bool          // begin no further boot once one failed
+	Parallel    int              // machines at once; by default one a core, and one more where they are emulated
+	Accelerator vm.Accel         // auto by default
+	Firmware    vm.Firmware      // by default what the source started from
+	Timeout     time.Duration    // of one boot; 10 minutes by default
+	Memory      int64            // bytes of each machine; by default the source's, between 512 MiB and 1 GiB
+	WorkDir     string           // for clones; on the filesystem of the points, so that they share blocks
+	ResultDir   string           // receives serial logs and pictures
+	Probe       string           // the program that reports from inside; by default this one
+	StopEarly   bool             // begin no further boot once one failed
+	Outside     []netip.AddrPort // what must not be reached from the machines' network
+	// Keep is called when all is decided, while what was proven still runs and can
+	// be reached; all of that ends when it returns.
+	Keep func(ctx context.Context, open []Open)
 	// Progress is told of each step, from several goroutines at once; it must not
 	// block.
 	Progress func(Update)
+}
+
+// Open is a machine that runs in its bubble.
+type Open struct {
+	Server  dr.ServerName
+	Address netip.Addr
+	Enter   string // its network namespace, for nsenter --net=
 }
 
 // Update is a step of one subject.
@@ -62,6 +78,7 @@ const (
 	StepAdapt  = "adapt"
 	StepBoot   = "boot"
 	StepReport = "report"
+	StepProbe  = "probe"
 	StepDone   = "done"
 )
 
@@ -81,23 +98,41 @@ func Run(ctx context.Context, subjects []Subject, o Options) ([]Result, error) {
 		return nil, err
 	}
 	results := make([]Result, len(subjects))
-	d := &drills{o: o}
-	next := make(chan int, len(subjects))
 	for i, s := range subjects {
 		results[i] = Result{Server: s.Server, Point: s.Point, Cause: "not begun"}
-		next <- i
 	}
-	close(next)
+	d := &drills{o: o, subjects: subjects, results: results}
+	if err := d.openNetworks(ctx, subjects); err != nil {
+		return nil, errors.Join(fmt.Errorf("drill: %w", err), d.closeNetworks(results))
+	}
+	turns := newSchedule(subjects)
 	var wg sync.WaitGroup
 	for range min(o.Parallel, len(subjects)) {
-		wg.Go(func() {
-			for i := range next {
-				d.one(ctx, subjects[i], &results[i])
-			}
-		})
+		wg.Go(func() { d.work(ctx, turns) })
 	}
 	wg.Wait()
-	return results, errors.Join(ctx.Err(), verdict(results))
+	if o.Keep != nil && ctx.Err() == nil {
+		o.Keep(ctx, d.open())
+	}
+	turns.forgo()
+	return results, errors.Join(ctx.Err(), verdict(results), d.closeNetworks(results))
+}
+
+// open lists what was proven and still runs.
+func (d *drills) open() (out []Open) {
+	for i, r := range d.results {
+		if r.Outcome == dr.Done && d.network(i) != nil {
+			out = append(out, Open{r.Server, address(d.subjects[i]), d.network(i).Enter()})
+		}
+	}
+	return out
+}
+
+func (d *drills) network(i int) *network {
+	if d.networks == nil {
+		return nil
+	}
+	return d.networks[i]
 }
 
 func verdict(results []Result) error {
@@ -146,7 +181,11 @@ func (o Options) withDefaults() (Options, error) {
 
 // drills is one Run.
 type drills struct {
-	o Options
+	o        Options
+	subjects []Subject
+	results  []Result   // each is its own turn's until that is over
+	networks []*network // by subject; nil where cards lead nowhere
+	opened   []*network
 
 	mu       sync.Mutex // guards what follows
 	failed   bool
@@ -154,17 +193,21 @@ type drills struct {
 	accelWhy string
 }
 
-// one drills a subject, whose turn it is.
-func (d *drills) one(ctx context.Context, s Subject, r *Result) {
+// one drills subject i, whose turn it is. release ends its machine.
+func (d *drills) one(ctx context.Context, i int) (release func()) {
+	r := &d.results[i]
 	if err := ctx.Err(); err != nil {
 		r.Cause = err.Error()
-		return
+		return func() {}
 	}
 	if d.o.StopEarly && d.anyFailed() {
-		return
+		return func() {}
 	}
-	t := &turn{d: d, s: s, r: r, began: time.Now()}
+	t := &turn{d: d, s: d.subjects[i], r: r, network: d.network(i), began: time.Now()}
 	r.Cause = ""
+	if note := d.lacking(i); note != "" {
+		r.Notes = append(r.Notes, note)
+	}
 	t.run(ctx)
 	if r.Outcome != dr.Done {
 		d.mu.Lock()
@@ -172,7 +215,8 @@ func (d *drills) one(ctx context.Context, s Subject, r *Result) {
 		d.mu.Unlock()
 	}
 	r.Took = time.Since(t.began)
-	d.o.Progress(Update{Server: s.Server, Step: StepDone, After: r.Took, Result: r})
+	d.o.Progress(Update{Server: t.s.Server, Step: StepDone, After: r.Took, Result: r})
+	return t.release
 }
 
 func (d *drills) anyFailed() bool {
@@ -194,12 +238,26 @@ func (d *drills) accelerator(ctx context.Context, kernel, dir string) (vm.Accel,
 
 // turn is one subject's drill under way.
 type turn struct {
-	d     *drills
-	s     Subject
-	r     *Result
-	began time.Time
-	dir   string // gone afterwards
-	disk  string // the clone
+	d       *drills
+	s       Subject
+	r       *Result
+	network *network // nil: cards lead nowhere
+	began   time.Time
+	dir     string // gone afterwards
+	disk    string // the clone
+	lock    *os.File
+	machine *vm.Machine // proven, and left running
+}
+
+// release ends what the turn left: its machine and its clone.
+func (t *turn) release() {
+	if t.machine != nil {
+		t.machine.Close()
+	}
+	if t.dir != "" {
+		os.RemoveAll(t.dir) // what cannot be removed now, the next run sweeps away
+		t.lock.Close()
+	}
 }
 
 func (t *turn) step(name string) {
@@ -223,8 +281,7 @@ func (t *turn) run(ctx context.Context) {
 		t.fail(hostFailure("make work directory", err))
 		return
 	}
-	defer lock.Close()
-	defer os.RemoveAll(dir) // what cannot be removed now, the next run sweeps away
+	t.lock = lock
 	t.dir, t.disk = dir, filepath.Join(dir, "disk.raw")
 	t.r.Firmware = t.firmware()
 	for t.r.Attempts < 2 {
@@ -267,11 +324,11 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 		return nil, "", failed(hostFailure("clone the point's disk", err))
 	}
 	t.step(StepAdapt)
-	args := t.holdBack()
 	img, err := adapt.Open(ctx, t.disk, t.s.Partitions, t.s.Facts, filepath.Join(t.dir, "image"))
 	if err != nil {
 		return nil, "", failed(adaptFailure(err))
 	}
+	args := t.holdBack(img.Exists)
 	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: args})
 	if err == nil {
 		kernel = filepath.Join(t.dir, "kernel")

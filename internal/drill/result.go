@@ -6,6 +6,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/adapt"
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/drill/bubble"
 	"github.com/leeward-dr/leeward/internal/vm"
 )
 
@@ -23,35 +24,40 @@ type Check struct {
 }
 
 // HeldBack is something that a drill keeps a machine from doing, by an argument of
-// its kernel, because it takes time and proves nothing.
+// its kernel: because it takes time and proves nothing, or because it would act on the
+// world.
 type HeldBack struct {
 	Arg  string `json:"arg"`
 	What string `json:"what"`
+	// programs are those whose ports stay closed for it.
+	programs []string
 }
 
 // Result is what a drill found out about one recovery point. It is proven when
 // Outcome is done; unknown means that this host failed, not the point.
 type Result struct {
-	Server      dr.ServerName  `json:"server"`
-	Point       dr.PointID     `json:"point"`
-	Outcome     dr.Outcome     `json:"outcome"`
-	Firmware    vm.Firmware    `json:"firmware,omitempty"`
-	Accelerator vm.Accel       `json:"accelerator,omitempty"`
-	Memory      int64          `json:"memory_bytes,omitempty"`
-	Attempts    int            `json:"attempts"`
-	Steps       []Step         `json:"steps,omitempty"`
-	TimeToProof time.Duration  `json:"time_to_proof_ns,omitempty"` // from power-on until every check held
-	Took        time.Duration  `json:"took_ns,omitempty"`          // all of it, clone and adaptation included
-	Checks      []Check        `json:"checks,omitempty"`
-	Cause       string         `json:"cause,omitempty"` // of failure, in a sentence
-	Hint        string         `json:"hint,omitempty"`  // what to try
-	HostFault   bool           `json:"host_fault,omitempty"`
-	Notes       []string       `json:"notes,omitempty"`
-	HeldBack    []HeldBack     `json:"held_back,omitempty"` // what the source does and this machine did not
-	Adaptation  *adapt.Report  `json:"adaptation,omitempty"`
-	SerialLog   string         `json:"serial_log,omitempty"`
-	Screenshot  string         `json:"screenshot,omitempty"`
-	Guest       *agentpb.Facts `json:"-"` // what the machine reported of itself
+	Server      dr.ServerName   `json:"server"`
+	Point       dr.PointID      `json:"point"`
+	Outcome     dr.Outcome      `json:"outcome"`
+	Firmware    vm.Firmware     `json:"firmware,omitempty"`
+	Accelerator vm.Accel        `json:"accelerator,omitempty"`
+	Memory      int64           `json:"memory_bytes,omitempty"`
+	Attempts    int             `json:"attempts"`
+	Steps       []Step          `json:"steps,omitempty"`
+	TimeToProof time.Duration   `json:"time_to_proof_ns,omitempty"` // from power-on until every check held
+	Took        time.Duration   `json:"took_ns,omitempty"`          // all of it, clone and adaptation included
+	Checks      []Check         `json:"checks,omitempty"`
+	Probes      []Check         `json:"probes,omitempty"` // the user's own questions
+	Cause       string          `json:"cause,omitempty"`  // of failure, in a sentence
+	Hint        string          `json:"hint,omitempty"`   // what to try
+	HostFault   bool            `json:"host_fault,omitempty"`
+	Notes       []string        `json:"notes,omitempty"`
+	HeldBack    []HeldBack      `json:"held_back,omitempty"` // what the source does and this machine did not
+	Adaptation  *adapt.Report   `json:"adaptation,omitempty"`
+	Bubble      *bubble.Figures `json:"bubble,omitempty"` // the network it was in; nil without root
+	SerialLog   string          `json:"serial_log,omitempty"`
+	Screenshot  string          `json:"screenshot,omitempty"`
+	Guest       *agentpb.Facts  `json:"-"` // what the machine reported of itself
 }
 
 // Reached reports whether the machine came as far as the named step.

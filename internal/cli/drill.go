@@ -330,13 +330,13 @@ func drillVerdict(r drill.Result) string {
 }
 
 func checksWord(r drill.Result) string {
-	good := 0
-	for _, c := range r.Checks {
+	good, all := 0, slices.Concat(r.Checks, r.Probes)
+	for _, c := range all {
 		if c.Outcome == dr.Done {
 			good++
 		}
 	}
-	return fmt.Sprintf("%d of %d", good, len(r.Checks))
+	return fmt.Sprintf("%d of %d", good, len(all))
 }
 
 func renderServerDrill(w io.Writer, r drill.Result) {
@@ -345,7 +345,7 @@ func renderServerDrill(w io.Writer, r drill.Result) {
 	}
 	fmt.Fprintf(w, "\n%s\n", r.Server)
 	renderTrouble(w, r.Cause, r.Hint)
-	for _, c := range r.Checks {
+	for _, c := range slices.Concat(r.Checks, r.Probes) {
 		if c.Outcome != dr.Done {
 			fmt.Fprintf(w, "    check %s: %s: %s\n", c.Name, c.Outcome, clean(c.Detail))
 		}
@@ -369,6 +369,10 @@ func drillNotes(results []drill.Result) []string {
 		about[note] = append(about[note], string(s))
 	}
 	for _, r := range results {
+		if b := r.Bubble; b != nil {
+			add(fmt.Sprintf("bubble: %d frames from machines, %d from one to another, %d packets left; %d names answered, %d unknown; %d mails swallowed",
+				b.Frames, b.Between, b.Left, b.Names, b.Unknown, b.Mails), r.Server)
+		}
 		for _, n := range r.Notes {
 			add("note: "+clean(n), r.Server)
 		}

@@ -38,6 +38,10 @@ func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 		}
 	}
 	spec := t.spec(accel)
+	if f := t.awaitMemory(ctx); f != nil {
+		t.fail(*f)
+		return false
+	}
 	powerOn := time.Now()
 	m, err := vm.Start(ctx, spec)
 	if err != nil {
@@ -47,6 +51,7 @@ func (t *turn) boot(ctx context.Context, kernel string) (again bool) {
 	defer func() {
 		if t.machine == nil {
 			m.Close()
+			t.giveMemory()
 		}
 	}()
 	bounded, cancel := context.WithTimeout(ctx, t.d.o.Timeout)

@@ -55,6 +55,8 @@ type Options struct {
 	// Progress is told of each step, from several goroutines at once; it must not
 	// block.
 	Progress func(Update)
+
+	freeMemory func() (int64, error) // of this host; its own by default
 }
 
 // Open is a machine that runs in its bubble.
@@ -158,6 +160,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
+	if o.freeMemory == nil {
+		o.freeMemory = availableMemory
+	}
 	if o.Progress == nil {
 		o.Progress = func(Update) {}
 	}
@@ -189,6 +194,7 @@ type drills struct {
 
 	mu       sync.Mutex // guards what follows
 	failed   bool
+	running  int      // machines
 	accel    vm.Accel // found out once
 	accelWhy string
 }
@@ -247,6 +253,7 @@ type turn struct {
 	disk    string // the clone
 	lock    *os.File
 	machine *vm.Machine // proven, and left running
+	counted bool        // among those that run
 }
 
 // release ends what the turn left: its machine and its clone.
@@ -254,6 +261,7 @@ func (t *turn) release() {
 	if t.machine != nil {
 		t.machine.Close()
 	}
+	t.giveMemory()
 	if t.dir != "" {
 		os.RemoveAll(t.dir) // what cannot be removed now, the next run sweeps away
 		t.lock.Close()

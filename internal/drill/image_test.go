@@ -17,7 +17,6 @@ import (
 )
 
 const (
-	mib      = 1 << 20
 	cacheDir = "/var/cache/leeward-lab"
 	packages = "linux-image-cloud-amd64,systemd-sysv,udev,ifupdown,openssh-server,iproute2,e2fsprogs,dbus,kmod,initramfs-tools"
 )

@@ -86,6 +86,9 @@ func signFailure(c *vm.Console, now time.Time) *failure {
 			if a.sign == vm.SignNoBootDevice && i+1 < len(seen) {
 				continue
 			}
+			if line := emergencyCause(c.Tail()); a.sign == vm.SignEmergency && line != "" {
+				return &failure{cause: a.cause + ": " + line, hint: "take that line out of /etc/fstab at the source, or give it nofail; replicate and drill again"}
+			}
 			return &failure{cause: a.cause + ": " + s.Line, hint: a.hint}
 		}
 	}

@@ -47,7 +47,7 @@ func commands() []command {
 		{"drill", "[NAME…]", "boot recovery points in isolation and prove them", false, runDrill},
 		{"cutover", "plan|apply|resume|list [NAME…]", "move to the target as planned, with nothing lost", false, runCutover},
 		{"rollback", "plan|apply|resume|list [NAME…]", "take a cutover back, with nothing lost", false, runRollback},
-		{"failover", "plan|apply|resume|list [NAME…]", "go on at the target without the source, and say what is lost", false, runFailover},
+		{"failover", "plan|apply|resume|list|quarantine [NAME…]", "go on at the target without the source, and say what is lost", false, runFailover},
 		{"clean", "[NAME…]", "remove the agent from the sources, without trace", false, runClean},
 		{"selftest", "--dsn DSN [--target DSN]", "prove row replication on your own SQL Server, in scratch databases", false, runSelftest},
 		{"lab", "up|down|status|…", "the Miami of the story on this machine", false, runLab},

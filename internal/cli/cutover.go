@@ -65,6 +65,9 @@ func runSwitch(ctx context.Context, c *call, kind string) error {
 		return err
 	}
 	do := map[string]func(context.Context) error{"plan": s.plan, "apply": s.apply, "resume": s.resume, "list": s.list}
+	if kind == switchover.Failover {
+		do["quarantine"] = s.quarantine
+	}
 	if len(names) == 0 || do[names[0]] == nil {
 		return dr.WithHint(usagef("%s: say what to do", kind), fmt.Sprintf("want leeward %s plan, apply, resume or list", kind))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/protect"
 	"github.com/leeward-dr/leeward/internal/replica"
+	"github.com/leeward-dr/leeward/internal/switchover"
 )
 
 // statusResult is the result of status.
@@ -24,6 +25,7 @@ type statusResult struct {
 	Groups  []groupStatus  `json:"groups,omitempty"`
 	// Databases are those that are replicated by themselves.
 	Databases []protect.RowsStatus `json:"databases,omitempty"`
+	Roles     []switchover.Role    `json:"roles,omitempty"` // of what was moved
 }
 
 // serverStatus says how well a server could be recovered now. Outcome is Done
@@ -91,7 +93,10 @@ func runStatus(ctx context.Context, c *call) error {
 		s := protect.StatusOfRows(ctx, e.Database(name), dir, strictest(e, name), time.Now())
 		res.Databases, parts = append(res.Databases, s), append(parts, s.Outcome)
 	}
-	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderStatus(w, res) })
+	if res.Roles, err = rolesOf(ctx, e, dir, c.everything(selected)); err != nil {
+		return err
+	}
+	return c.done(outcomeCode(parts), res, func(w io.Writer) { renderStatus(w, res); renderRoles(w, e, res.Roles) })
 }
 
 // judge compares what is stored with what is demanded at the time now.

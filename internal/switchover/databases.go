@@ -71,7 +71,7 @@ func (r *Rows) Standing(ctx context.Context, name string, way Way) (Standing, er
 	if err != nil {
 		return Standing{}, err
 	}
-	s := Standing{Phase: st.Phase, Lag: st.Lag, Heard: st.Heard}
+	s := Standing{Phase: st.Phase, Lag: st.Lag, Heard: st.Heard, Newest: st.SourceTime}
 	switch st.Phase {
 	case engine.Following:
 	case engine.Absent:
@@ -102,7 +102,7 @@ func (r *rows) Ready(ctx context.Context) (blockers, notes []string, err error) 
 		if f.Remedy != "" {
 			text += " (" + f.Remedy + ")"
 		}
-		if f.Severity == engine.Blocker {
+		if f.Severity == engine.Blocker || f.Object == engine.FenceObject {
 			blockers = append(blockers, text)
 		} else {
 			notes = append(notes, text)

@@ -182,6 +182,9 @@ func (b *builder) lossNotes(m members, seen Seen, points map[string]dr.PointID, 
 	}
 	for _, name := range m.databases {
 		s := seen.Databases[name]
+		if s.Heard.IsZero() {
+			s.Heard = s.Newest
+		}
 		switch {
 		case s.Phase == engine.Absent:
 			b.note("%s was never replicated: there is nothing to promote", name)

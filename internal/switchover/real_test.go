@@ -25,7 +25,11 @@ import (
 )
 
 // realSite is a PostgreSQL of this machine's packages with data of its own.
-type realSite struct{ address, port string }
+type realSite struct {
+	address, port string
+	start         func() (stop func())
+	stop          func()
+}
 
 func (s realSite) dsn(user string) string {
 	return fmt.Sprintf("postgres://%s@%s/shop?sslmode=disable", user, net.JoinHostPort(s.address, s.port))
@@ -49,8 +53,8 @@ func tool(t *testing.T, name string, args ...string) {
 	}
 }
 
-// daemon runs a server until the test ends.
-func daemon(t *testing.T, name string, args ...string) {
+// daemon runs a server until the test ends, or stop is called.
+func daemon(t *testing.T, name string, args ...string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -61,14 +65,18 @@ func daemon(t *testing.T, name string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGINT)
 		_ = cmd.Wait()
+	})
+	t.Cleanup(func() {
+		stop()
 		if said, _ := os.ReadFile(log.Name()); t.Failed() {
 			t.Logf("%s:\n%s", name, said[max(0, len(said)-3000):])
 		}
 		log.Close()
 	})
+	return stop
 }
 
 func needReal(t *testing.T) (bin string) {
@@ -100,8 +108,12 @@ func startPostgres(t *testing.T, bin, address, port string) realSite {
 	data := filepath.Join(dir, "data")
 	as := []string{"--reuid", "postgres", "--regid", "postgres", "--init-groups"}
 	tool(t, "setpriv", append(as, bin+"/initdb", "-A", "trust", "-D", data, "--no-sync")...)
-	daemon(t, "setpriv", append(as, bin+"/postgres", "-D", data, "-c", "listen_addresses="+address, "-c", "port="+port,
-		"-c", "unix_socket_directories="+dir, "-c", "wal_level=logical", "-c", "fsync=off", "-c", "shared_buffers=16MB")...)
+	start := func() func() {
+		return daemon(t, "setpriv", append(as, bin+"/postgres", "-D", data, "-c", "listen_addresses="+address, "-c", "port="+port,
+			"-c", "unix_socket_directories="+dir, "-c", "wal_level=logical", "-c", "fsync=off", "-c", "shared_buffers=16MB")...)
+	}
+	s := realSite{address: address, port: port, start: start}
+	s.stop = start()
 	psql := []string{"-qv", "ON_ERROR_STOP=1", "-h", address, "-p", port, "-U", "postgres"}
 	for range 100 {
 		if exec.Command("psql", append(psql, "-c", "SELECT 1", "postgres")...).Run() == nil {
@@ -110,7 +122,7 @@ func startPostgres(t *testing.T, bin, address, port string) realSite {
 		time.Sleep(100 * time.Millisecond)
 	}
 	tool(t, "psql", append(psql, "-c", "CREATE ROLE app LOGIN", "-c", "CREATE ROLE leeward LOGIN SUPERUSER", "-c", "CREATE DATABASE shop OWNER app", "postgres")...)
-	return realSite{address, port}
+	return s
 }
 
 const tsigSecret = "bGVld2FyZCBsZWV3YXJkIGxlZXdhcmQgbGVld2FyZCE="
@@ -191,7 +203,7 @@ func (w *workload) run(ctx context.Context) {
 		if err != nil || len(as) == 0 {
 			continue
 		}
-		c, err := pgconn.Connect(ctx, realSite{as[0].String(), w.port}.dsn("app"))
+		c, err := pgconn.Connect(ctx, realSite{address: as[0].String(), port: w.port}.dsn("app"))
 		if err != nil {
 			time.Sleep(20 * time.Millisecond)
 			continue
@@ -221,6 +233,9 @@ func (w *workload) count(at string) int {
 // missing are acknowledged rows that a site does not have.
 func (w *workload) missing(t *testing.T, s realSite) (out []int) {
 	t.Helper()
+	w.mu.Lock()
+	acked := slices.Clone(w.acked) // before the rows are read: the workload goes on
+	w.mu.Unlock()
 	c, err := pgconn.Connect(t.Context(), s.dsn("leeward"))
 	if err != nil {
 		t.Fatal(err)
@@ -234,9 +249,7 @@ func (w *workload) missing(t *testing.T, s realSite) (out []int) {
 	for _, r := range res[0].Rows {
 		has[string(r[0])] = true
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, n := range w.acked {
+	for _, n := range acked {
 		if !has[fmt.Sprint(n)] {
 			out = append(out, n)
 		}
@@ -348,6 +361,64 @@ func tokens(t *testing.T, w *World, want int64) {
 		if n, err := w.Tokens.Token(t.Context(), "shop", at); err != nil || n != want {
 			t.Errorf("the token at the %s is %d, want %d: %v", at, n, want, err)
 		}
+	}
+}
+
+// TestRealFailover goes on without a source that died, knows it when it is back, and
+// puts it in quarantine.
+func TestRealFailover(t *testing.T) {
+	e, sites := realEstate(t)
+	dir := t.TempDir()
+	w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
+	w.Asker = yes{}
+	for _, s := range sites {
+		tool(t, "psql", "-qv", "ON_ERROR_STOP=1", "-c", "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz)", s.dsn("app"))
+	}
+	write := func(at Site, id int) error {
+		return exec.Command("psql", "-qv", "ON_ERROR_STOP=1", "-c", fmt.Sprintf("INSERT INTO orders VALUES (%d, now())", id), sites[at].dsn("app")).Run()
+	}
+	if err := write(Source, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.with(t.Context(), "shop", Forward, func(db Database) error { _, err := db.Drain(t.Context()); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(Source, 2); err != nil { // never leaves the source
+		t.Fatal(err)
+	}
+	sites[Source].stop()
+	rep := move(t, w, e, filepath.Join(dir, "runs"), Failover)
+	if s := rep.Step("failover.shop"); !slices.ContainsFunc(s.Facts, func(f string) bool { return strings.Contains(f, "missing") }) {
+		t.Errorf("the loss is not told: %v", s.Facts)
+	}
+	if err := write(Target, 3); err != nil {
+		t.Errorf("the target cannot be written: %v", err)
+	}
+	roles := func(returned, fenced bool) {
+		t.Helper()
+		r, err := w.Roles(t.Context(), []string{"shop"})
+		if err != nil || len(r) != 1 || !r[0].Lost || r[0].Primary != Target || r[0].Returned != returned || r[0].Fenced != fenced {
+			t.Errorf("%+v, %v; want returned %v, fenced %v", r, err, returned, fenced)
+		}
+	}
+	roles(false, false)
+	sites[Source].start()
+	for range 100 {
+		if write(Source, 4) == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	roles(true, false)
+	if _, err := w.Quarantine(t.Context(), "shop", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(Source, 5); err == nil {
+		t.Error("the source was written in quarantine")
+	}
+	roles(false, true)
+	if err := write(Target, 6); err != nil {
+		t.Errorf("the target cannot be written: %v", err)
 	}
 }
 

@@ -60,6 +60,7 @@ type Standing struct {
 	Phase   engine.Phase  // of the end that is replicated to
 	Lag     time.Duration // age of the newest change applied
 	Heard   time.Time     // when the other end was last heard of
+	Newest  time.Time     // commit of the newest change applied
 	Trouble []string      // why what is there is no state to go on with
 }
 

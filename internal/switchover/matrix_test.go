@@ -270,3 +270,26 @@ func TestStalePlan(t *testing.T) {
 		t.Error("a plan from before was taken")
 	}
 }
+
+// A rollback that was planned before the target was promoted does not let the source
+// go on beside it.
+func TestUnfenceLooksFirst(t *testing.T) {
+	s := newSim(t)
+	p := s.pairs["shop"]
+	p.ends[Source].fenced = true
+	s.state.Set("shop", Member{Primary: Source, Moving: Target, Pending: 1})
+	plan, err := s.plan(Rollback, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ends[Target].phase = "primary"
+	r, err := runbook.Begin(t.TempDir(), plan, s.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rep, err := r.Execute(t.Context())
+	if err != nil || rep.Step("unfence.shop").State != runbook.StepNotDone || p.writes(Source) || len(s.two) > 0 {
+		t.Errorf("%v: %s; two sites wrote %v", err, described(rep), s.two)
+	}
+}

@@ -251,6 +251,7 @@ type turn struct {
 	began   time.Time
 	dir     string // gone afterwards
 	disk    string // the clone
+	fstab   string // of the clone, as the machine reads it
 	lock    *os.File
 	machine *vm.Machine // proven, and left running
 	counted bool        // among those that run
@@ -277,6 +278,9 @@ func (t *turn) step(name string) {
 // fail records why the subject is not proven. A fault of this host says nothing
 // of the recovery point: its outcome stays unknown.
 func (t *turn) fail(f failure) {
+	if f.mount != "" {
+		f.cause += fstabLine(t.fstab, f.mount)
+	}
 	t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.NotDone, f.cause, f.hint, f.host
 	if f.host {
 		t.r.Outcome = dr.Unknown
@@ -339,6 +343,9 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 	args := t.holdBack(img.Exists)
 	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: args})
 	if err == nil {
+		if fstab, err := img.ReadFile("/etc/fstab"); err == nil { // without one there is no line to name
+			t.fstab = string(fstab)
+		}
 		kernel = filepath.Join(t.dir, "kernel")
 		err = img.Export(report.Kernel.File, kernel)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,8 @@ import (
 type failure struct {
 	cause, hint string
 	host        bool
+	name        string // in the table of causes; "" where it is not from there
+	mount       string // mount point that the cause is about, if there is one
 }
 
 func failed(f failure) *failure { return &f }
@@ -49,7 +52,11 @@ func adaptFailure(err error) failure {
 	case errors.Is(err, adapt.ErrNoKernel):
 		f.hint = "install a kernel with virtio drivers at the source (Debian: linux-image-amd64), replicate and drill again"
 	case errors.Is(err, syscall.ENOSPC):
-		f.hint = "a filesystem of the server is full: the boot files need a few dozen MiB"
+		f.cause = "full root: " + f.cause
+		f.hint = "make room at the source: the boot files need a few dozen MiB there; then replicate and drill again"
+	case strings.Contains(err.Error(), "adapt initramfs:"):
+		f.cause = "damaged initramfs: " + f.cause
+		f.hint = "make it again at the source (Debian: update-initramfs -u -k all; others: dracut -f), replicate and drill again"
 	}
 	return f
 }
@@ -86,8 +93,8 @@ func signFailure(c *vm.Console, now time.Time) *failure {
 			if a.sign == vm.SignNoBootDevice && i+1 < len(seen) {
 				continue
 			}
-			if line := emergencyCause(c.Tail()); a.sign == vm.SignEmergency && line != "" {
-				return &failure{cause: a.cause + ": " + line, hint: "take that line out of /etc/fstab at the source, or give it nofail; replicate and drill again"}
+			if f, ok := diagnose(c.Tail()); ok {
+				return &f
 			}
 			return &failure{cause: a.cause + ": " + s.Line, hint: a.hint}
 		}
@@ -116,15 +123,30 @@ func timeoutFailure(c *vm.Console, checks []Check, reported bool, after time.Dur
 		return failure{host: true, cause: fmt.Sprintf("no sign of life on the console in %s", after),
 			hint: "the host may be overloaded: drill fewer at once, or give it more time"}
 	case reported && !holds(checks):
-		return failure{cause: "the machine came up, but " + wrongs(checks), hint: "compare with the source; see the log for units that failed"}
+		return checksFailure(c, checks)
 	case login && !reported:
 		return failure{cause: "a login prompt came, but no report from inside within " + after.String(),
 			hint: "look at the log for units that hang; give it more time"}
 	case reported:
 		return failure{cause: "the system runs, but no login prompt came on the serial console", hint: "check serial-getty@ttyS0 of the source"}
 	}
+	if unit := waitsFor(c.Tail()); unit != "" {
+		return failure{cause: fmt.Sprintf("not up after %s: the start waits for %s", after, unit),
+			hint: "see at the source what that waits for; a drilled machine reaches nobody outside"}
+	}
 	return failure{cause: fmt.Sprintf("not up after %s; its last words: %s", after, lastLine(c)),
 		hint: "give it more time, or drill fewer at once"}
+}
+
+// checksFailure is of a machine that came up and is not as its source. Where the
+// console tells the ground of that, it goes first.
+func checksFailure(c *vm.Console, checks []Check) failure {
+	f := failure{cause: "the machine came up, but " + wrongs(checks), hint: "compare with the source; see the log for units that failed"}
+	ground, ok := diagnose(c.Tail())
+	if ok && slices.Contains([]string{"full root", "read-only root", "filesystem damaged", "memory"}, ground.name) {
+		f.cause, f.hint = ground.cause+"; "+f.cause, ground.hint
+	}
+	return f
 }
 
 func wrongs(checks []Check) string {

@@ -106,7 +106,7 @@ const (
 
 const (
 	maxLine  = 1024 // longer lines are cut: a guest must not fill our memory
-	tailKept = 60
+	tailKept = 400  // the ground of a failure stands well above its end
 )
 
 // NewConsole returns a console that copies what is written to it to log, which may

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 )
@@ -28,6 +29,9 @@ type Options struct {
 	// Persistent keeps what only a drill needs out: the probe, and static
 	// addresses in place of leases.
 	Persistent bool
+	// Readdress maps an address at the source to the one it has here; nil leaves all
+	// as they are.
+	Readdress func(netip.Addr) netip.Addr
 }
 
 // Change is one thing a fix did.
@@ -66,6 +70,7 @@ func fixes() []fix {
 		{"multipath", false, fixMultipath},
 		{"network-names", false, fixNetworkNames},
 		{"network-addresses", false, fixAddresses},
+		{"network-map", false, fixNetworkMap},
 		{"wait-online", false, fixWaitOnline},
 		{"console", false, fixConsole},
 		{"cloud-init", false, fixCloudInit},

@@ -213,7 +213,11 @@ func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.F
 	if err != nil {
 		return 0, err
 	}
-	report, err := adapt.Apply(ctx, a, facts, adapt.Options{Firmware: string(n.Firmware), Persistent: true})
+	o := adapt.Options{Firmware: string(n.Firmware), Persistent: true}
+	if maps := g.estate.Target.Network; len(maps) > 0 {
+		o.Readdress = func(a netip.Addr) netip.Addr { return Mapped(maps, a) }
+	}
+	report, err := adapt.Apply(ctx, a, facts, o)
 	if err := errors.Join(err, a.Close()); err != nil {
 		return 0, err
 	}

@@ -24,6 +24,8 @@ type Options struct {
 	// Probe is the path of the program that reports from inside the guest; it
 	// is copied there and runs once at boot. Empty leaves it out.
 	Probe string
+	// Ask is put beside it, as AskFile; empty leaves it out.
+	Ask []byte
 	// Args are further arguments of the kernel.
 	Args []string
 	// Persistent keeps what only a drill needs out: the probe, and static

@@ -5,6 +5,9 @@ import (
 	"os"
 )
 
+// AskFile is where the program that reports finds in the guest what it is to ask.
+const AskFile = "/etc/leeward-report.json"
+
 const (
 	probePath = "/usr/local/sbin/leeward-report"
 	probeUnit = "leeward-report.service"
@@ -65,6 +68,11 @@ func (j *job) copyProbe() error {
 	defer program.Close()
 	if err := j.img.write(probePath, program, 0o755); err != nil {
 		return err
+	}
+	if len(j.opts.Ask) > 0 {
+		if err := j.write(AskFile, j.opts.Ask, 0o600, "what it is to ask", "some of the server's probes are asked from inside"); err != nil {
+			return err
+		}
 	}
 	j.did(probePath, "the program that reports", "a drill proves what came up by asking inside")
 	return nil

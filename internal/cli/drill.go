@@ -308,6 +308,7 @@ func renderDrill(w io.Writer, res *drillResult) {
 	}
 	fmt.Fprintln(w)
 	t.print(w, "")
+	renderProbes(w, res.Servers)
 	for _, r := range res.Servers {
 		renderServerDrill(w, r)
 	}
@@ -345,7 +346,7 @@ func renderServerDrill(w io.Writer, r drill.Result) {
 	}
 	fmt.Fprintf(w, "\n%s\n", r.Server)
 	renderTrouble(w, r.Cause, r.Hint)
-	for _, c := range slices.Concat(r.Checks, r.Probes) {
+	for _, c := range r.Checks {
 		if c.Outcome != dr.Done {
 			fmt.Fprintf(w, "    check %s: %s: %s\n", c.Name, c.Outcome, clean(c.Detail))
 		}
@@ -354,6 +355,23 @@ func renderServerDrill(w io.Writer, r drill.Result) {
 		if f.path != "" {
 			fmt.Fprintf(w, "    %s: %s\n", f.what, f.path)
 		}
+	}
+}
+
+// renderProbes lists what was asked of the machines, and what they answered.
+func renderProbes(w io.Writer, results []drill.Result) {
+	t := table{}
+	t.row("server", "probe", "outcome", "answer")
+	asked := false
+	for _, r := range results {
+		for _, p := range r.Probes {
+			t.row(string(r.Server), clean(p.Name), p.Outcome.String(), clean(strings.TrimPrefix(p.Detail, "probe "+p.Name+": ")))
+			asked = true
+		}
+	}
+	if asked {
+		fmt.Fprintln(w)
+		t.print(w, "")
 	}
 }
 

@@ -32,7 +32,7 @@ func describe(e *config.Estate, subjects []drill.Subject) {
 		subject.After = predecessors(e, s)
 		subject.Hold = s.Hold
 		for _, p := range s.Probes {
-			subject.Probes = append(subject.Probes, drill.Probe{TCP: p.TCP, HTTP: p.HTTP, Status: p.Status, Text: p.Text})
+			subject.Probes = append(subject.Probes, drill.Probe{TCP: p.TCP, HTTP: p.HTTP, Status: p.Status, Text: p.Text, Command: p.Command, Expect: p.Expect})
 		}
 	}
 }

@@ -54,7 +54,7 @@ type reportSection struct {
 	Pictured bool                                // of Drill: there are pictures
 	Notes    []string                            // of Drill
 	Ready    map[dr.ServerName]bool              // of Plan
-	Lines    map[dr.ServerName][]drill.Check     // of Drill: the checks that did not hold
+	Lines    map[dr.ServerName][]drill.Check     // of Drill: the checks that did not hold, and all probes
 	Listed   map[dr.ServerName][]protect.Finding // of Plan: blockers and warnings
 }
 
@@ -197,6 +197,7 @@ func (s *reportSection) prepare() {
 					s.Lines[r.Server] = append(s.Lines[r.Server], c)
 				}
 			}
+			s.Lines[r.Server] = append(s.Lines[r.Server], r.Probes...)
 		}
 	}
 }

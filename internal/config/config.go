@@ -109,12 +109,16 @@ type Server struct {
 	Line            int      // in the file
 }
 
-// Probe is a question that a working replica answers. One of HTTP and TCP is set.
+// Probe is a question that a working replica answers. One of HTTP, TCP and Command is
+// set.
 type Probe struct {
 	HTTP   string // URL; without a host it is the server's own address
 	Status int    // that HTTP answers; 0: any below 400
 	Text   string // that the answer to HTTP contains
 	TCP    int    // port
+	// Command is for sh inside the server, as root. Only drills run it.
+	Command string
+	Expect  string // that what Command prints contains
 }
 
 // Limits bound what a pass may use of a source. The zero value bounds nothing.

@@ -32,21 +32,26 @@ func (r *reader) hold(where string, n *yaml.Node) (out []string) {
 
 // probe reads a question that the server answers when it works.
 func (r *reader) probe(where string, n *yaml.Node) (p Probe) {
-	set, ofAnswer := 0, 0
+	set, ofAnswer, ofCommand := 0, 0, 0
 	r.mapping(where, n, []field{
 		{"http", false, func(w string, n *yaml.Node) { p.HTTP = r.address(w, n); set++ }},
 		{"tcp", false, func(w string, n *yaml.Node) { p.TCP = r.port(w, n); set++ }},
 		{"status", false, func(w string, n *yaml.Node) { p.Status = r.integer(w, n, 100, 599); ofAnswer++ }},
 		{"text", false, func(w string, n *yaml.Node) { p.Text, _ = r.text(w, n); ofAnswer++ }},
+		{"command", false, func(w string, n *yaml.Node) { p.Command, _ = r.text(w, n); set++ }},
+		{"expect", false, func(w string, n *yaml.Node) { p.Expect, _ = r.text(w, n); ofCommand++ }},
 	})
 	if n.Kind != yaml.MappingNode {
 		return p
 	}
 	if set != 1 {
-		r.fault(n, where, "a probe is one of http and tcp, as in {http: \"http://:8080/health\"}")
+		r.fault(n, where, "a probe is one of http, tcp and command, as in {http: \"http://:8080/health\"}")
 	}
 	if ofAnswer > 0 && p.HTTP == "" {
 		r.fault(n, where, "status and text are of an answer by http")
+	}
+	if ofCommand > 0 && p.Command == "" {
+		r.fault(n, where, "expect is of what a command prints")
 	}
 	return p
 }

@@ -11,7 +11,7 @@ func drillEstate(server string) string {
 }
 
 func TestDrillKeys(t *testing.T) {
-	e, err := Parse("x.yaml", []byte(drillEstate(`hold: [billing, sync.timer], probes: [{tcp: ":5432"}, {tcp: 22}, {http: "http://:8080/health", status: 204, text: ok}]`)))
+	e, err := Parse("x.yaml", []byte(drillEstate(`hold: [billing, sync.timer], probes: [{tcp: ":5432"}, {tcp: 22}, {http: "http://:8080/health", status: 204, text: ok}, {command: "psql -Atc 'select count(*) > 0 from orders'", expect: t}]`)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +19,8 @@ func TestDrillKeys(t *testing.T) {
 	if !slices.Equal(s.Hold, []string{"billing.service", "sync.timer"}) {
 		t.Errorf("hold %q", s.Hold)
 	}
-	want := []Probe{{TCP: 5432}, {TCP: 22}, {HTTP: "http://:8080/health", Status: 204, Text: "ok"}}
+	want := []Probe{{TCP: 5432}, {TCP: 22}, {HTTP: "http://:8080/health", Status: 204, Text: "ok"},
+		{Command: "psql -Atc 'select count(*) > 0 from orders'", Expect: "t"}}
 	if !slices.Equal(s.Probes, want) {
 		t.Errorf("probes %+v", s.Probes)
 	}
@@ -32,7 +33,11 @@ func TestDrillKeysRefused(t *testing.T) {
 		`probes: [{tcp: ":0"}]`:                  "1 to 65535",
 		`probes: [{tcp: ":x"}]`:                  "web1",
 		`probes: [{tcp: 22, text: ok}]`:          "are of an answer by http",
-		`probes: [{tcp: 22, http: "http://:1"}]`: "is one of http and tcp",
+		`probes: [{tcp: 22, http: "http://:1"}]`: "is one of http, tcp and command",
+		`probes: [{tcp: 22, expect: t}]`:         "is of what a command prints",
+		`probes: [{command: a, tcp: 1}]`:         "is one of http, tcp and command",
+		`probes: [{command: [a, b]}]`:            "want one value",
+		`probes: [{expect: t}]`:                  "is one of http, tcp and command",
 		`probes: [{http: "http://:1", stat: 1}]`: "status",
 	} {
 		if _, err := Parse("x.yaml", []byte(drillEstate(text))); err == nil || !strings.Contains(err.Error(), want) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/adapt"
-	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/vm"
 )
@@ -134,7 +133,7 @@ var goodSigns = [...]vm.Sign{vm.SignFirmware, vm.SignLoader, vm.SignKernel, vm.S
 // proven returns nil once the machine shows a login prompt and its report holds
 // against the source's facts.
 func (w *watch) proven(ctx context.Context) *failure {
-	reports := make(chan *agentpb.Facts, 1)
+	reports := make(chan report, 1)
 	go readReports(w.m.Report(), reports) // ends with the machine
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -142,7 +141,7 @@ func (w *watch) proven(ctx context.Context) *failure {
 	for {
 		select {
 		case <-tick.C:
-		case f, ok := <-reports:
+		case r, ok := <-reports:
 			if !ok {
 				reports = nil
 				continue
@@ -151,8 +150,8 @@ func (w *watch) proven(ctx context.Context) *failure {
 				w.t.step(StepReport)
 			}
 			reported = time.Now()
-			w.t.r.Guest = f
-			w.t.r.Checks = Compare(w.t.s.Facts, f, w.t.r.HeldBack)
+			w.t.r.Guest, w.t.answers = r.facts, r.answers
+			w.t.r.Checks = Compare(w.t.s.Facts, r.facts, w.t.r.HeldBack)
 		case <-w.m.Exited():
 			w.noteSteps()
 			return failed(exitFailure(w.m.Console()))

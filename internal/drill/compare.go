@@ -154,8 +154,9 @@ func compareCards(source, guest *agentpb.Facts) Check {
 }
 
 func compareMounts(source, guest *agentpb.Facts) Check {
-	have := map[string]string{}
+	have, readOnly := map[string]string{}, map[string]bool{}
 	for _, fs := range guest.GetFilesystems() {
+		readOnly[fs.GetMountPoint()] = isReadOnly(fs)
 		for _, m := range fs.GetMounts() {
 			have[m.GetMountPoint()] = fs.GetUuid()
 		}
@@ -168,9 +169,15 @@ func compareMounts(source, guest *agentpb.Facts) Check {
 			wrong = append(wrong, fs.GetMountPoint()+" is not mounted")
 		case !strings.EqualFold(uuid, fs.GetUuid()) && uuid != "" && fs.GetUuid() != "":
 			wrong = append(wrong, fmt.Sprintf("%s holds filesystem %s, at the source %s", fs.GetMountPoint(), uuid, fs.GetUuid()))
+		case readOnly[fs.GetMountPoint()] && !isReadOnly(fs):
+			wrong = append(wrong, fs.GetMountPoint()+" is mounted read-only")
 		}
 	}
 	return check("filesystems mounted", fmt.Sprintf("%d as at the source", len(source.GetFilesystems())), wrong)
+}
+
+func isReadOnly(fs *agentpb.Filesystem) bool {
+	return slices.Contains(strings.Split(fs.GetOptions(), ","), "ro")
 }
 
 func compareHostKeys(source, guest *agentpb.Facts) Check {

@@ -6,6 +6,7 @@ package drill
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -249,9 +250,10 @@ type turn struct {
 	r       *Result
 	network *network // nil: cards lead nowhere
 	began   time.Time
-	dir     string // gone afterwards
-	disk    string // the clone
-	fstab   string // of the clone, as the machine reads it
+	dir     string  // gone afterwards
+	disk    string  // the clone
+	fstab   string  // of the clone, as the machine reads it
+	answers []Check // that the machine gave to the probes asked inside
 	lock    *os.File
 	machine *vm.Machine // proven, and left running
 	counted bool        // among those that run
@@ -340,8 +342,7 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 	if err != nil {
 		return nil, "", failed(adaptFailure(err))
 	}
-	args := t.holdBack(img.Exists)
-	report, err = adapt.Apply(ctx, img, t.s.Facts, adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: args})
+	report, err = t.adapt(ctx, img)
 	if err == nil {
 		if fstab, err := img.ReadFile("/etc/fstab"); err == nil { // without one there is no line to name
 			t.fstab = string(fstab)
@@ -353,4 +354,15 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 		return report, "", failed(adaptFailure(err))
 	}
 	return report, kernel, nil
+}
+
+func (t *turn) adapt(ctx context.Context, img *adapt.Image) (*adapt.Report, error) {
+	o := adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: t.holdBack(img.Exists)}
+	if probes := t.insideProbes(); len(probes) > 0 {
+		var err error
+		if o.Ask, err = json.Marshal(probes); err != nil {
+			return nil, err
+		}
+	}
+	return adapt.Apply(ctx, img, t.s.Facts, o)
 }

@@ -26,10 +26,10 @@ func TestReportRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	line.WriteString("more noise")
-	out := make(chan *agentpb.Facts, 1)
+	out := make(chan report, 1)
 	readReports(&line, out)
 	f, ok := <-out
-	if !ok || f.GetSystemState() != "degraded" || len(f.GetListening()) != len(sourceFacts().GetListening()) {
+	if !ok || f.facts.GetSystemState() != "degraded" || len(f.facts.GetListening()) != len(sourceFacts().GetListening()) {
 		t.Fatalf("got %v", f)
 	}
 	if _, ok := <-out; ok {
@@ -38,7 +38,7 @@ func TestReportRoundTrip(t *testing.T) {
 }
 
 func TestReadReportsSurvivesAnEndlessLine(t *testing.T) {
-	out := make(chan *agentpb.Facts, 1)
+	out := make(chan report, 1)
 	r := io.LimitReader(zeros{}, maxReport+1<<20)
 	readReports(r, out)
 	if n, _ := io.Copy(io.Discard, r); n != 0 {

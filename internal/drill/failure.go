@@ -52,7 +52,7 @@ func adaptFailure(err error) failure {
 	case errors.Is(err, adapt.ErrNoKernel):
 		f.hint = "install a kernel with virtio drivers at the source (Debian: linux-image-amd64), replicate and drill again"
 	case errors.Is(err, syscall.ENOSPC):
-		f.cause = "full root: " + f.cause
+		f.cause = "full root: the boot files find no room in the machine's filesystems"
 		f.hint = "make room at the source: the boot files need a few dozen MiB there; then replicate and drill again"
 	case strings.Contains(err.Error(), "adapt initramfs:"):
 		f.cause = "damaged initramfs: " + f.cause

@@ -29,7 +29,7 @@ func TestGroupReachesEachOther(t *testing.T) {
 		oneshot(t, root, "billing.service", `false`)
 	}})
 	app.Facts.Interfaces = []*agentpb.Interface{{Name: "lan0", Mac: "52:54:00:11:22:33", Addresses: []string{"10.10.0.11/24"}, Up: true, Mtu: 1500}}
-	app.After, app.Hold, app.Probes = []dr.ServerName{"db1"}, []string{"billing"}, []Probe{{TCP: 22}}
+	app.After, app.Hold, app.Probes = []dr.ServerName{"db1"}, []string{"billing"}, []Probe{{TCP: 22}, {Command: "cat /etc/hostname", Expect: "web1"}}
 	results := drillAll(t, []Subject{app, db})
 	wantProven(t, results["db1"])
 	r := results["app1"]
@@ -37,7 +37,7 @@ func TestGroupReachesEachOther(t *testing.T) {
 	if r.Bubble == nil || r.Bubble.Mails != 1 || r.Bubble.Left != 0 || r.Bubble.Between == 0 || r.Bubble.Names == 0 {
 		t.Errorf("the bubble: %+v", r.Bubble)
 	}
-	if len(r.Probes) != 1 || r.Probes[0].Outcome != dr.Done {
+	if len(r.Probes) != 2 || r.Probes[0].Outcome != dr.Done || r.Probes[1].Outcome != dr.Done {
 		t.Errorf("probes: %+v", r.Probes)
 	}
 }

@@ -65,9 +65,9 @@ var unitDirs = [...]string{"/etc/systemd/system", "/usr/lib/systemd/system", "/l
 // 2048 bytes on x86.
 const mostArgs = 1200
 
-// hold returns what is held back by unit: of the table what exists there, and all
-// that the user names.
-func hold(named []string, exists func(string) bool) (held []HeldBack, dropped []string) {
+// hold returns what is held back by unit: of the table what exists there and has no
+// program that is wanted, and all that the user names.
+func hold(named, wanted []string, exists func(string) bool) (held []HeldBack, dropped []string) {
 	room := mostArgs
 	add := func(h HeldBack) {
 		if room -= len(h.Arg) + 1; room < 0 {
@@ -86,7 +86,8 @@ func hold(named []string, exists func(string) bool) (held []HeldBack, dropped []
 	for _, s := range outgoing() {
 		there := slices.ContainsFunc(unitDirs[:], func(dir string) bool { return exists(path.Join(dir, template(s.unit))) })
 		init := strings.TrimSuffix(s.unit, ".service")
-		if !slices.Contains(named, s.unit) && (there || exists("/etc/init.d/"+init)) {
+		asked := slices.ContainsFunc(s.programs, func(p string) bool { return slices.Contains(wanted, p) })
+		if !asked && !slices.Contains(named, s.unit) && (there || exists("/etc/init.d/"+init)) {
 			add(HeldBack{Arg: "systemd.mask=" + s.unit, What: s.what, programs: s.programs})
 		}
 	}
@@ -104,7 +105,7 @@ func template(unit string) string {
 // holdBack returns the kernel arguments that keep this machine's boot short and from
 // acting on the world, and puts on record what they do.
 func (t *turn) holdBack(exists func(string) bool) []string {
-	held, dropped := hold(t.s.Hold, exists)
+	held, dropped := hold(t.s.Hold, t.probed(), exists)
 	for _, arg := range dropped {
 		t.r.Notes = append(t.r.Notes, "the kernel's command line has no room for "+arg+": the bubble alone holds it back")
 	}
@@ -117,4 +118,17 @@ func (t *turn) holdBack(exists func(string) bool) []string {
 		args = append(args, h.Arg)
 	}
 	return args
+}
+
+// probed are the programs that open, at the source, the ports which the user's probes
+// ask: what is to answer has to run.
+func (t *turn) probed() (programs []string) {
+	for _, p := range t.s.Probes {
+		for _, s := range t.s.Facts.GetListening() {
+			if p.port() != 0 && int(s.GetPort()) == p.port() && s.GetProcess() != "" {
+				programs = append(programs, s.GetProcess())
+			}
+		}
+	}
+	return programs
 }

@@ -2,11 +2,11 @@ package drill
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,13 +15,16 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
-// Probe is a question that the user wants answered by the machine, asked from the
-// bubble. One of TCP and HTTP is set.
+// Probe is a question that the user wants answered by the machine. One of TCP, HTTP
+// and Command is set. Ports are asked from the bubble, as clients do; commands, and
+// ports that the source opens to itself alone, from inside the machine.
 type Probe struct {
-	TCP    int    // a port that takes connections
-	HTTP   string // a URL; without a host it is the machine itself
-	Status int    // that is wanted; 0: any below 400
-	Text   string // that the answer contains
+	TCP     int    `json:"tcp,omitempty"`     // a port that takes connections
+	HTTP    string `json:"http,omitempty"`    // a URL; without a host it is the machine itself
+	Status  int    `json:"status,omitempty"`  // of HTTP; 0: any below 400
+	Text    string `json:"text,omitempty"`    // that the answer to HTTP contains
+	Command string `json:"command,omitempty"` // for sh, as root; it ends with 0
+	Expect  string `json:"expect,omitempty"`  // that what Command prints contains
 }
 
 const (
@@ -29,24 +32,73 @@ const (
 	mostAnswer   = 1 << 20
 )
 
+// String names the probe in results.
 func (p Probe) String() string {
-	if p.HTTP != "" {
+	switch {
+	case p.HTTP != "":
 		return p.HTTP
+	case p.TCP != 0:
+		return "tcp :" + strconv.Itoa(p.TCP)
 	}
-	return "tcp :" + strconv.Itoa(p.TCP)
+	return "command " + p.Command
 }
 
-// ask runs all probes of the turn's subject and reports whether each got what it wants.
+// port is what the probe connects to; 0 for a command.
+func (p Probe) port() int {
+	if p.HTTP == "" {
+		return p.TCP
+	}
+	u, err := url.Parse(p.HTTP)
+	if err != nil {
+		return 0
+	}
+	if n, err := strconv.Atoi(u.Port()); err == nil {
+		return n
+	}
+	return map[string]int{"http": 80, "https": 443}[u.Scheme]
+}
+
+// inside reports whether p can be asked only from inside the machine.
+func (t *turn) inside(p Probe) bool {
+	if p.Command != "" || t.network == nil || !address(t.s).IsValid() {
+		return true
+	}
+	private, public := false, false
+	for _, s := range t.s.Facts.GetListening() {
+		if int(s.GetPort()) != p.port() || !strings.HasPrefix(s.GetProtocol(), "tcp") {
+			continue
+		}
+		a, err := netip.ParseAddr(s.GetAddress())
+		if err == nil && a.IsLoopback() {
+			private = true
+		} else {
+			public = true
+		}
+	}
+	return private && !public
+}
+
+// insideProbes are those that the machine asks itself.
+func (t *turn) insideProbes() (out []Probe) {
+	for _, p := range t.s.Probes {
+		if t.inside(p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ask runs all probes of the turn's subject, or takes what the machine told, and
+// reports whether each got what it wants.
 func (t *turn) ask(ctx context.Context) bool {
 	t.r.Probes = nil
 	good := true
 	for _, p := range t.s.Probes {
-		c := Check{Name: p.String(), Outcome: dr.Done, Detail: "as wanted"}
-		switch {
-		case t.network == nil:
-			c.Outcome, c.Detail = dr.Unknown, "there is no network to ask from: run as root"
-		default:
-			if err := t.askOne(ctx, p); err != nil {
+		c := t.answerTo(p)
+		if !t.inside(p) {
+			c = Check{Name: p.String(), Outcome: dr.Done}
+			var err error
+			if c.Detail, err = t.askOne(ctx, p); err != nil {
 				c.Outcome, c.Detail = dr.NotDone, fmt.Sprintf("probe %s: %v", p, err)
 			}
 		}
@@ -56,32 +108,36 @@ func (t *turn) ask(ctx context.Context) bool {
 	return good
 }
 
-func (t *turn) askOne(ctx context.Context, p Probe) error {
+// answerTo finds what the machine told of p.
+func (t *turn) answerTo(p Probe) Check {
+	for _, c := range t.answers {
+		if c.Name == p.String() {
+			return c
+		}
+	}
+	return Check{p.String(), dr.NotDone, "probe " + p.String() + ": no answer from inside yet"}
+}
+
+func (t *turn) askOne(ctx context.Context, p Probe) (detail string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	at := address(t.s)
-	if !at.IsValid() {
-		return errors.New("the machine has no address")
-	}
 	if p.HTTP != "" {
 		return t.askHTTP(ctx, p, at.String())
 	}
 	conn, err := t.network.Dial(ctx, "tcp4", net.JoinHostPort(at.String(), strconv.Itoa(p.TCP)))
 	if err != nil {
-		return err
+		return "", err
 	}
-	return conn.Close()
+	return "takes connections at " + conn.RemoteAddr().String(), conn.Close()
 }
 
-func (t *turn) askHTTP(ctx context.Context, p Probe, at string) error {
+func (t *turn) askHTTP(ctx context.Context, p Probe, at string) (detail string, err error) {
 	u, err := url.Parse(p.HTTP)
 	if err != nil {
-		return err
+		return "", err
 	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
+	port := strconv.Itoa(p.port())
 	if u.Hostname() == "" {
 		u.Host = net.JoinHostPort(at, port)
 	}
@@ -92,29 +148,32 @@ func (t *turn) askHTTP(ctx context.Context, p Probe, at string) error {
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	answer, err := client.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer answer.Body.Close()
-	if p.Status != 0 && answer.StatusCode != p.Status || p.Status == 0 && answer.StatusCode >= 400 {
-		return fmt.Errorf("the status is %s, want %s", answer.Status, wantStatus(p.Status))
-	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, mostAnswer))
 	if err != nil {
-		return err
+		return "", err
 	}
-	if !strings.Contains(string(body), p.Text) {
-		return fmt.Errorf("the answer does not contain %q", p.Text)
-	}
-	return nil
+	return p.judge(answer.StatusCode, string(body))
 }
 
-func wantStatus(n int) string {
-	if n == 0 {
-		return "one below 400"
+func (p Probe) judge(status int, body string) (string, error) {
+	if p.Status != 0 && status != p.Status {
+		return "", fmt.Errorf("status %d, want %d", status, p.Status)
 	}
-	return strconv.Itoa(n)
+	if p.Status == 0 && status >= http.StatusBadRequest {
+		return "", fmt.Errorf("status %d", status)
+	}
+	if !strings.Contains(body, p.Text) {
+		return "", fmt.Errorf("status %d, and the answer lacks %q: %q", status, p.Text, clip(body))
+	}
+	if p.Text != "" {
+		return fmt.Sprintf("status %d with %q", status, p.Text), nil
+	}
+	return fmt.Sprintf("status %d", status), nil
 }

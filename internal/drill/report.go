@@ -5,24 +5,29 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/leeward-dr/leeward/internal/adapt"
 	"github.com/leeward-dr/leeward/internal/agent"
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 )
 
 // A report is one line on the second serial port: the mark, the facts as base64
-// of their protobuf form, the end.
+// of their protobuf form, the end. So are answers, as base64 of their checks in JSON.
 const (
 	reportMark = "LEEWARD-REPORT "
+	answerMark = "LEEWARD-ANSWER "
 	reportEnd  = " END"
 
 	maxReport      = 4 << 20
@@ -31,14 +36,45 @@ const (
 	reportFor      = 10 * time.Minute
 )
 
+// report is what a machine told of itself so far.
+type report struct {
+	facts   *agentpb.Facts
+	answers []Check // to the declared probes; nil until they were asked
+}
+
 // GuestReport runs inside a drilled machine: it waits until the system has
 // started and writes its facts to w, and again whenever they change, because some
-// services open their ports after they count as started. It ends after ten
-// minutes or with ctx.
+// services open their ports after they count as started. What is to be asked beside
+// lies in the file adapt.AskFile. It ends after ten minutes or with ctx.
 func GuestReport(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, reportFor)
 	defer cancel()
+	probes, err := declared(adapt.AskFile)
+	if err != nil {
+		return err
+	}
 	waitForStartup(ctx)
+	port := &lockedWriter{w: w}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asking.Go(func() { answer(ctx, port, probes) })
+	return tellFacts(ctx, port)
+}
+
+// lockedWriter lets several write whole lines.
+type lockedWriter struct {
+	mu sync.Mutex // guards w
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+func tellFacts(ctx context.Context, w io.Writer) error {
 	var last []byte
 	for {
 		f, err := agent.CollectFacts(ctx)
@@ -84,7 +120,7 @@ func essence(f *agentpb.Facts) []byte {
 		e.Interfaces = append(e.Interfaces, &agentpb.Interface{Name: i.GetName(), Mac: i.GetMac()})
 	}
 	for _, fs := range f.GetFilesystems() {
-		e.Filesystems = append(e.Filesystems, &agentpb.Filesystem{MountPoint: fs.GetMountPoint(), Uuid: fs.GetUuid()})
+		e.Filesystems = append(e.Filesystems, &agentpb.Filesystem{MountPoint: fs.GetMountPoint(), Uuid: fs.GetUuid(), Options: fs.GetOptions()})
 	}
 	slices.SortFunc(e.Listening, func(a, b *agentpb.Socket) int { return int(a.GetPort()) - int(b.GetPort()) })
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
@@ -99,38 +135,69 @@ func writeReport(w io.Writer, f *agentpb.Facts) error {
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
+	return writeLine(w, reportMark, b)
+}
+
+func writeLine(w io.Writer, mark string, b []byte) error {
 	// A newline first: whatever stood on the line before is cut off.
-	line := "\n" + reportMark + base64.StdEncoding.EncodeToString(b) + reportEnd + "\n"
+	line := "\n" + mark + base64.StdEncoding.EncodeToString(b) + reportEnd + "\n"
 	if _, err := io.WriteString(w, line); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil
 }
 
-// readReports sends each report of r to out, the newest one replacing one not yet
-// taken, and closes out with r. What is no report is passed over.
-func readReports(r io.Reader, out chan *agentpb.Facts) {
+// readReports sends what r has told so far to out after each line of it that counts,
+// the newest replacing one not yet taken, and closes out with r. Nothing is sent before
+// there are facts. What is no report is passed over.
+func readReports(r io.Reader, out chan report) {
 	defer close(out)
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 1<<16), maxReport)
+	var told report
 	for lines.Scan() {
-		f := parseReport(lines.Bytes())
-		if f == nil {
+		if f := parseReport(lines.Bytes()); f != nil {
+			told.facts = f
+		} else if a := parseAnswer(lines.Bytes()); a != nil {
+			told.answers = a
+		} else {
+			continue
+		}
+		if told.facts == nil {
 			continue
 		}
 		select {
 		case <-out:
 		default:
 		}
-		out <- f
+		out <- told
 	}
 	io.Copy(io.Discard, r) // an endless line ends the scan, and must not stall the guest
 }
 
 // parseReport returns nil unless line is a whole report.
 func parseReport(line []byte) *agentpb.Facts {
-	line = bytes.TrimSpace(line)
-	body, ok := bytes.CutPrefix(line, []byte(reportMark))
+	f := &agentpb.Facts{}
+	if b := parseLine(line, reportMark); b == nil || proto.Unmarshal(b, f) != nil {
+		return nil
+	}
+	return f
+}
+
+// parseAnswer returns nil unless line holds whole answers.
+func parseAnswer(line []byte) (checks []Check) {
+	if b := parseLine(line, answerMark); b == nil || json.Unmarshal(b, &checks) != nil {
+		return nil
+	}
+	for i, c := range checks {
+		checks[i].Name, checks[i].Detail = strings.ToValidUTF8(c.Name, "?"), strings.ToValidUTF8(c.Detail, "?")
+	}
+	return checks
+}
+
+// parseLine returns what stands between mark and end, or nil.
+func parseLine(line []byte, mark string) []byte {
+	body, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte(mark))
 	if !ok {
 		return nil
 	}
@@ -142,9 +209,5 @@ func parseReport(line []byte) *agentpb.Facts {
 	if err != nil {
 		return nil
 	}
-	f := &agentpb.Facts{}
-	if proto.Unmarshal(b, f) != nil {
-		return nil
-	}
-	return f
+	return b
 }

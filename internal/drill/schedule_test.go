@@ -48,7 +48,7 @@ func TestScheduleEndsWithACircle(t *testing.T) {
 
 func TestHoldTakesWhatIsThere(t *testing.T) {
 	there := []string{"/lib/systemd/system/cron.service", "/lib/systemd/system/postfix@.service", "/etc/init.d/exim4"}
-	held, dropped := hold([]string{"billing", "sync.timer"}, func(f string) bool { return slices.Contains(there, f) })
+	held, dropped := hold([]string{"billing", "sync.timer"}, nil, func(f string) bool { return slices.Contains(there, f) })
 	var args []string
 	for _, h := range held {
 		args = append(args, strings.TrimPrefix(h.Arg, "systemd.mask="))
@@ -60,7 +60,7 @@ func TestHoldTakesWhatIsThere(t *testing.T) {
 	for i := range long {
 		long[i] = "a-unit-with-a-name.service"
 	}
-	if _, dropped := hold(long, func(string) bool { return false }); len(dropped) == 0 {
+	if _, dropped := hold(long, nil, func(string) bool { return false }); len(dropped) == 0 {
 		t.Error("a command line without end")
 	}
 }
@@ -71,7 +71,7 @@ func TestPortsOfWhatIsHeldBackMayBeClosed(t *testing.T) {
 	if c := comparePorts(source, sourceFacts(), nil); c.Outcome != dr.NotDone {
 		t.Errorf("a closed port passes: %+v", c)
 	}
-	held, _ := hold(nil, func(f string) bool { return strings.HasSuffix(f, "/exim4.service") })
+	held, _ := hold(nil, nil, func(f string) bool { return strings.HasSuffix(f, "/exim4.service") })
 	if c := comparePorts(source, sourceFacts(), held); c.Outcome != dr.Done || !strings.Contains(c.Detail, "1 held back") {
 		t.Errorf("what was held back is missed: %+v", c)
 	}

@@ -43,7 +43,9 @@ func (b *builder) qemu(name string) string {
 
 func probeCommands(s *config.Server) (out []string) {
 	for _, p := range s.Probes {
-		if p.HTTP != "" {
+		if p.Command != "" {
+			out = append(out, "ssh ADDRESS "+quote(p.Command))
+		} else if p.HTTP != "" {
 			out = append(out, "curl -fsS "+quote(p.HTTP))
 		} else {
 			out = append(out, fmt.Sprintf("nc -z ADDRESS %d", p.TCP))

@@ -193,24 +193,26 @@ type drills struct {
 	networks []*network // by subject; nil where cards lead nowhere
 	opened   []*network
 
-	mu       sync.Mutex // guards what follows
-	failed   bool
-	running  int      // machines
-	accel    vm.Accel // found out once
-	accelWhy string
+	mu        sync.Mutex // guards what follows
+	failed    bool
+	promised  int64    // bytes of memory that machines have or may still take
+	budget    int64    // that was free before the first of them
+	undecided int      // turns that have memory and are not over
+	accel     vm.Accel // found out once
+	accelWhy  string
 }
 
-// one drills subject i, whose turn it is. release ends its machine.
-func (d *drills) one(ctx context.Context, i int) (release func()) {
+// one drills subject i, whose turn it is, and leaves the turn to be released.
+func (d *drills) one(ctx context.Context, i int) *turn {
 	r := &d.results[i]
+	t := &turn{d: d, s: d.subjects[i], r: r, network: d.network(i), began: time.Now()}
 	if err := ctx.Err(); err != nil {
 		r.Cause = err.Error()
-		return func() {}
+		return t
 	}
 	if d.o.StopEarly && d.anyFailed() {
-		return func() {}
+		return t
 	}
-	t := &turn{d: d, s: d.subjects[i], r: r, network: d.network(i), began: time.Now()}
 	r.Cause = ""
 	if note := d.lacking(i); note != "" {
 		r.Notes = append(r.Notes, note)
@@ -223,7 +225,7 @@ func (d *drills) one(ctx context.Context, i int) (release func()) {
 	}
 	r.Took = time.Since(t.began)
 	d.o.Progress(Update{Server: t.s.Server, Step: StepDone, After: r.Took, Result: r})
-	return t.release
+	return t
 }
 
 func (d *drills) anyFailed() bool {
@@ -245,18 +247,19 @@ func (d *drills) accelerator(ctx context.Context, kernel, dir string) (vm.Accel,
 
 // turn is one subject's drill under way.
 type turn struct {
-	d       *drills
-	s       Subject
-	r       *Result
-	network *network // nil: cards lead nowhere
-	began   time.Time
-	dir     string  // gone afterwards
-	disk    string  // the clone
-	fstab   string  // of the clone, as the machine reads it
-	answers []Check // that the machine gave to the probes asked inside
-	lock    *os.File
-	machine *vm.Machine // proven, and left running
-	counted bool        // among those that run
+	d         *drills
+	s         Subject
+	r         *Result
+	network   *network // nil: cards lead nowhere
+	began     time.Time
+	dir       string  // gone afterwards
+	disk      string  // the clone
+	fstab     string  // of the clone, as the machine reads it
+	answers   []Check // that the machine gave to the probes asked inside
+	lock      *os.File
+	machine   *vm.Machine // proven, and left running
+	counted   int64       // bytes of drills.promised
+	undecided bool        // counted in drills.undecided
 }
 
 // release ends what the turn left: its machine and its clone.

@@ -114,8 +114,9 @@ func (d *drills) work(ctx context.Context, s *schedule) {
 		if !ok {
 			return
 		}
-		release := d.one(ctx, i)
-		s.end(i, release, d.o.Keep != nil)
+		t := d.one(ctx, i)
+		s.end(i, t.release, d.o.Keep != nil)
+		t.decide()
 	}
 }
 

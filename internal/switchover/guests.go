@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -314,7 +315,10 @@ func (g *Guests) Probe(ctx context.Context, name string) ([]string, error) {
 	}
 }
 
-const probeTimeout = 10 * time.Second
+const (
+	probeTimeout = 10 * time.Second
+	mostAnswer   = 1 << 20
+)
 
 func (g *Guests) probeOnce(ctx context.Context, s *config.Server) (facts []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -411,15 +415,21 @@ func probe(ctx context.Context, p config.Probe, address string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// As in a drill: where the user wants a status, that of a redirection is one too.
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
-	if err := resp.Body.Close(); err != nil {
-		return "", err
+	body, err := io.ReadAll(io.LimitReader(resp.Body, mostAnswer))
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return "", fmt.Errorf("GET %s: %w", u, err)
 	}
-	if resp.StatusCode >= 400 {
+	if p.Status == 0 && resp.StatusCode >= 400 || p.Status != 0 && resp.StatusCode != p.Status {
 		return "", fmt.Errorf("GET %s: %s", u, resp.Status)
+	}
+	if !strings.Contains(string(body), p.Text) {
+		return "", fmt.Errorf("GET %s: %s, and the answer lacks %q", u, resp.Status, p.Text)
 	}
 	return fmt.Sprintf("GET %s: %s", u, resp.Status), nil
 }

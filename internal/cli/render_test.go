@@ -245,6 +245,20 @@ held back: random addresses (norandmaps)
 `, func(w io.Writer) { renderDrill(w, sampleDrill("")) })
 }
 
+func TestRenderProbes(t *testing.T) {
+	same(t, `
+server  probe              outcome   answer
+web1    tcp :22            done      takes connections at 10.10.0.11:22
+web1    http://:8080/ok    not done  status 503
+db1     command psql -Atc  unknown   not asked
+`, func(w io.Writer) {
+		renderProbes(w, []drill.Result{{Server: "web1", Probes: []drill.Check{{Name: "tcp :22", Outcome: dr.Done, Detail: "takes connections at 10.10.0.11:22"},
+			{Name: "http://:8080/ok", Outcome: dr.NotDone, Detail: "probe http://:8080/ok: status 503"}}},
+			{Server: "app1"}, {Server: "db1", Probes: []drill.Check{{Name: "command psql -Atc", Outcome: dr.Unknown, Detail: "not asked"}}}})
+	})
+	same(t, "", func(w io.Writer) { renderProbes(w, []drill.Result{{Server: "web1"}}) })
+}
+
 func TestStatus(t *testing.T) {
 	at := func(age time.Duration) []*replica.Point {
 		id := dr.NewPointID(epoch.Add(-age))

@@ -218,6 +218,7 @@ func (d *drills) one(ctx context.Context, i int) *turn {
 		r.Notes = append(r.Notes, note)
 	}
 	t.run(ctx)
+	t.noteUnasked()
 	if r.Outcome != dr.Done {
 		d.mu.Lock()
 		d.failed = true

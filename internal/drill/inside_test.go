@@ -90,6 +90,13 @@ func TestAnswersTravelBesideFacts(t *testing.T) {
 	if tu.ask(t.Context()) || tu.r.Probes[0].Outcome != dr.Done || tu.r.Probes[1].Outcome != dr.NotDone || !strings.Contains(tu.r.Probes[1].Detail, "no answer from inside") {
 		t.Errorf("answers %+v", tu.r.Probes)
 	}
+	early := &turn{r: &Result{}, s: tu.s}
+	if early.noteUnasked(); len(early.r.Probes) != 2 || early.r.Probes[0].Outcome != dr.Unknown {
+		t.Errorf("never asked: %+v", early.r.Probes)
+	}
+	if tu.noteUnasked(); tu.r.Probes[0].Outcome != dr.Done {
+		t.Errorf("asked, and forgotten: %+v", tu.r.Probes)
+	}
 	tu.answers = []Check{{"command of another kind", dr.Done, ""}}
 	if tu.ask(t.Context()) || tu.r.Probes[0].Outcome == dr.Done {
 		t.Error("an answer to another question counts")

@@ -108,6 +108,16 @@ func (t *turn) ask(ctx context.Context) bool {
 	return good
 }
 
+// noteUnasked puts on record the probes of a machine that did not come so far.
+func (t *turn) noteUnasked() {
+	if len(t.r.Probes) > 0 {
+		return
+	}
+	for _, p := range t.s.Probes {
+		t.r.Probes = append(t.r.Probes, Check{p.String(), dr.Unknown, "not asked: the machine did not come so far"})
+	}
+}
+
 // answerTo finds what the machine told of p.
 func (t *turn) answerTo(p Probe) Check {
 	for _, c := range t.answers {

@@ -19,7 +19,7 @@ func (r *reader) databases(n *yaml.Node, e *Estate) {
 			{"capture", false, func(w string, n *yaml.Node) { d.Capture = r.choice(w, n, "auto", "change-tracking", "triggers") }},
 			{"instance", false, func(w string, n *yaml.Node) { d.CopyInstance = r.choice(w, n, "list", "copy") == "copy" }},
 			{"tables", false, func(w string, n *yaml.Node) { d.Tables = r.tables(w, n) }},
-			{"fence", false, func(w string, n *yaml.Node) { d.Fence = r.fence(w, n) }},
+			{"fence", false, func(w string, n *yaml.Node) { d.Fence = r.fence(w, n, &Work{}) }},
 			{"source", true, func(w string, n *yaml.Node) { d.Source = r.endpoint(w, n) }},
 			{"target", true, func(w string, n *yaml.Node) { d.Target = r.endpoint(w, n) }},
 		})

@@ -50,7 +50,10 @@ func (r *reader) server(where string, n *yaml.Node, from Source) Server {
 		{"include_excluded", false, func(w string, n *yaml.Node) { s.IncludeExcluded = r.patterns(w, n) }},
 		{"ssh", false, func(w string, n *yaml.Node) { r.ssh(w, n, &s.SSH) }},
 		{"quiesce", false, func(w string, n *yaml.Node) { s.Quiesce = r.quiesce(w, n) }},
-		{"fence", false, func(w string, n *yaml.Node) { s.Fence = r.fence(w, n) }},
+		{"fence", false, func(w string, n *yaml.Node) {
+			f := &Work{}
+			s.Fence = r.fence(w, n, f, field{"undo", false, func(w string, n *yaml.Node) { f.Undo, _ = r.text(w, n) }})
+		}},
 		{"limits", false, func(w string, n *yaml.Node) { r.limits(w, n, &s.Limits) }},
 	})
 	if s.Host == "" {

@@ -59,6 +59,7 @@ type Work struct {
 	Command string // a line for sh
 	Check   string // a line that ends with 0 if it is done, and with 1 if not
 	Repeat  bool   // doing it twice does no harm
+	Undo    string // of a server's fence: a line that lifts it; empty: a person does
 }
 
 // Quiesce says what makes a server's applications stand still, before databases are
@@ -273,9 +274,10 @@ func (r *reader) serverName(where string, n *yaml.Node) string {
 	return s
 }
 
-// fence reads the command that makes a member unable to write, wherever it is.
-func (r *reader) fence(where string, n *yaml.Node) *Work {
-	w := r.work(where, n)
+// fence reads the command that makes a member unable to write, wherever it is, and more
+// keys.
+func (r *reader) fence(where string, n *yaml.Node, w *Work, more ...field) *Work {
+	r.mapping(where, n, append(r.workFields(w), more...))
 	if w.Check == "" {
 		r.fault(n, where, "check is missing: a fence that cannot be looked at is none")
 	}

@@ -3,6 +3,7 @@ package switchover
 import (
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
 
 	"github.com/leeward-dr/leeward/internal/config"
@@ -22,7 +23,7 @@ func (b *builder) hand(action, name string, way Way) []string {
 	case actionPass:
 		return []string{fmt.Sprintf("rsync -aHAXS --numeric-ids --delete --one-file-system %s:/ ./%s/", s.Host, name)}
 	case actionToken:
-		return []string{fmt.Sprintf("ssh %s 'mkdir -p /var/cache/leeward && echo %d > /var/cache/leeward/fence-token'", s.Host, b.token)}
+		return []string{fmt.Sprintf("ssh %s 'mkdir -p %s && echo %d > %s'", s.Host, path.Dir(tokenFile), b.token, tokenFile)}
 	case actionBoot:
 		return []string{fmt.Sprintf("cp --reflink=auto %s ./%s.raw", disk, name), b.qemu(name)}
 	case actionProbe:

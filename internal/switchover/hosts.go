@@ -97,6 +97,13 @@ func (s *Servers) Fence(ctx context.Context, name string, on bool, token int64) 
 	if v.Fence == nil && (v.Quiesce == nil || len(v.Quiesce.Stop) == 0) {
 		return nil, hinted("give it fence: {command: …, check: …}, or quiesce: {stop: [UNIT…]}", "fence %s: nothing says how", name)
 	}
+	if v.Fence != nil && !on {
+		facts, err := s.lift(ctx, name, v.Fence)
+		if err == nil && s.writeToken(ctx, name, token) == nil {
+			facts = append(facts, fmt.Sprintf("token %d is in %s there", token, tokenFile))
+		}
+		return facts, err // a server that still starts gets its token with the next cutover
+	}
 	var facts []string
 	if err := s.writeToken(ctx, name, token); err == nil {
 		facts = append(facts, fmt.Sprintf("token %d is in %s there", token, tokenFile))
@@ -106,9 +113,6 @@ func (s *Servers) Fence(ctx context.Context, name string, on bool, token int64) 
 		facts = append(facts, "the token could not be left there: "+err.Error())
 	}
 	if v.Fence != nil {
-		if !on {
-			return append(facts, "its fence is the user's to lift: start "+name+" where it was stopped"), nil
-		}
 		ran, err := s.Shell.Run(ctx, v.Fence.Host, v.Fence.Command)
 		if err != nil {
 			return facts, err
@@ -123,6 +127,23 @@ func (s *Servers) Fence(ctx context.Context, name string, on bool, token int64) 
 		return facts, err
 	}
 	return append(facts, line), nil
+}
+
+// lift undoes a fence of the user's, or sees that a person did.
+func (s *Servers) lift(ctx context.Context, name string, w *config.Work) (facts []string, err error) {
+	if w.Undo != "" {
+		ran, err := s.Shell.Run(ctx, w.Host, w.Undo)
+		if err != nil {
+			return nil, err
+		}
+		facts = append(facts, fmt.Sprintf("%s: it ended with %d", w.Undo, ran.Code))
+	}
+	stands, more, err := s.Fenced(ctx, name)
+	facts = append(facts, more...)
+	if err == nil && stands != dr.NotDone {
+		err = hinted("start "+name+" where it was stopped, then go on: leeward rollback resume", "lift the fence of %s: it stands still", name)
+	}
+	return facts, err
 }
 
 func (s *Servers) writeToken(ctx context.Context, name string, token int64) error {

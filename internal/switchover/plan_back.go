@@ -103,7 +103,7 @@ func (b *builder) goOn(servers []string) {
 		s := b.e.Server(dr.ServerName(name))
 		b.chain(runbook.Step{ID: "unfence." + name, Action: actionUnfence, Object: name, Timeout: 5 * time.Minute, Down: true,
 			Title: fmt.Sprintf("make sure that %s is stopped at %s, then take its fence at %s away", name, b.e.Target.Name, b.e.Source.Name),
-			Args:  b.args(name, Forward), Look: fmt.Sprintf("look whether %s runs at both sites", name)})
+			Args:  b.args(name, Forward), Commands: unfenceCommands(s), Look: fmt.Sprintf("look whether %s runs at both sites", name)})
 		if s.Quiesce != nil {
 			b.chain(runbook.Step{ID: "resume." + name, Action: actionResume, Object: name, Timeout: 5 * time.Minute, Down: true,
 				Title: fmt.Sprintf("let the applications of %s go on", name), Args: b.args(name, Forward), Commands: resumeCommands(s)})
@@ -111,6 +111,18 @@ func (b *builder) goOn(servers []string) {
 		b.barrier()
 		b.record(name, Source, 0, false)
 	}
+}
+
+func unfenceCommands(s *config.Server) []string {
+	switch {
+	case s.Fence != nil && s.Fence.Undo != "":
+		return []string{s.Fence.Undo}
+	case s.Fence != nil:
+		return []string{fmt.Sprintf("# start %s where it was stopped", s.Name)}
+	case s.Quiesce != nil:
+		return []string{fmt.Sprintf("ssh %s systemctl unmask %s", s.Host, strings.Join(s.Quiesce.Stop, " "))}
+	}
+	return nil
 }
 
 func resumeCommands(s *config.Server) []string {

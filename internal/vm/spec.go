@@ -37,7 +37,7 @@ type NIC struct {
 	// Wire is called once with the other end of the card's wire, on which each frame
 	// follows its length in four bytes, and returns when that is closed. With nil all
 	// that the machine sends is thrown away.
-	Wire func(net.Conn)
+	Wire func(net.Conn) `json:"-"`
 }
 
 // Spec describes a machine. Name, Disk or Kernel, and Dir are required.

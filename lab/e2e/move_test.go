@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/lab"
+)
+
+// TestServerMoves moves web1 to Dallas, where it gets another address, by the commands a
+// user has, and takes it back.
+func TestServerMoves(t *testing.T) {
+	w := need(t)
+	for _, line := range []string{"link add lwdallas0 type bridge", "addr add 10.20.0.1/24 dev lwdallas0", "link set lwdallas0 up"} {
+		command(t, "", nil, "ip", append([]string{"-n", "lw-dallas"}, strings.Fields(line)...)...)
+	}
+	t.Cleanup(func() { command(t, "", nil, "ip", "-n", "lw-dallas", "link", "del", "lwdallas0") })
+	store := w.newStore(t)
+	t.Cleanup(func() { endMachines(t, store) })
+	const link = "ip -n lw-web1"
+	config := filepath.Join(w.lab.Dir(), "move.yaml")
+	w.write(t, config, fmt.Sprintf(`estate: e2e
+source: {name: miami, ssh: {config: %s}}
+target:
+  name: dallas
+  store: %s
+  hypervisor: qemu
+  accelerator: tcg
+  network: {map: {10.10.0.0/24: 10.20.0.0/24}, bridge: lwdallas0}
+servers:
+  - name: web1
+    host: 10.10.0.11
+    probes: [{http: "http://:80/"}, {tcp: 22}]
+    fence:
+      command: %[3]s link set ens3 down
+      check: "! %[3]s -br link show ens3 | grep -q UP"
+      undo: %[3]s link set ens3 up && %[3]s route add 10.99.0.0/30 via 10.10.0.1
+`, w.lab.SSHConfig(), store, link))
+	w.must(t, config, "replicate")
+	w.apply(t, config, "cutover")
+	if fences := strings.TrimSpace(command(t, "", nil, "sh", "-c", link+" -br link show ens3")); strings.Contains(fences, "UP") {
+		t.Errorf("web1 is primary in Dallas, and in Miami its link is up: %s", fences)
+	}
+	if page := command(t, "", nil, "nsenter", "--net=/run/netns/lw-dallas", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "http://10.20.0.11/"); page != strconv.Itoa(http.StatusOK) {
+		t.Errorf("web1 in Dallas answers %s", page)
+	}
+	argv := lab.InDallas("ssh", "-F", w.lab.SSHConfig(), "-o", "HostName=10.20.0.11", "-o", "HostKeyAlias=web1", "web1", "hostname; systemctl is-system-running --wait")
+	if said := strings.Fields(command(t, "", []int{1}, argv[0], argv[1:]...)); len(said) == 0 || said[0] != "web1" {
+		t.Errorf("in Dallas it says %q", said)
+	}
+	w.apply(t, config, "rollback")
+	if said := w.in(t, "web1", "curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1/ || true; cat /var/cache/leeward/leeward-fence-token"); !strings.HasSuffix(said, "2") {
+		t.Errorf("back in Miami it says %q, want the token 2", said)
+	}
+	w.must(t, config, "replicate")
+}
+
+// apply makes a plan and does what it says.
+func (w *world) apply(t *testing.T, config, verb string) {
+	t.Helper()
+	var plan struct{ Serial string }
+	result(t, w.must(t, config, verb, "plan"), &plan)
+	var done struct {
+		Down time.Duration `json:"down_ns"`
+	}
+	if err := json.Unmarshal(w.must(t, config, verb, "apply", "--yes", "--serial", plan.Serial).Result, &done); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: applications stood still for %v", verb, done.Down.Round(time.Second/10))
+}
+
+// endMachines ends what a test that failed left running.
+func endMachines(t *testing.T, store string) {
+	files, err := filepath.Glob(filepath.Join(store, "*", "machines", "*", "qemu.pid"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		pid, bad := strconv.Atoi(strings.TrimSpace(string(b)))
+		if errors.Join(err, bad) != nil {
+			t.Errorf("read %s: %v", f, errors.Join(err, bad))
+			continue
+		}
+		out, _ := exec.Command("ps", "-o", "args=", "-p", strconv.Itoa(pid)).Output() // it may be gone
+		if strings.Contains(string(out), "qemu") && strings.Contains(string(out), store) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

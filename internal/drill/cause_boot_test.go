@@ -12,23 +12,39 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
+// breakage is a way in which a server is broken.
+type breakage struct {
+	m      machine
+	cause  []string // all of it in the cause
+	mangle func(t *testing.T, s *Subject)
+}
+
 // TestBootNamesTheCause breaks servers in several ways and wants each drill to name
 // what was broken.
 func TestBootNamesTheCause(t *testing.T) {
-	broken := map[dr.ServerName]struct {
-		m      machine
-		cause  []string // all of it in the cause
-		mangle func(t *testing.T, s *Subject)
-	}{
+	wantCauses(t, map[dr.ServerName]breakage{
 		"option":   {m: machine{varFS: "ext4", spoil: inFile("etc/fstab", "/var ext4  defaults", "/var ext4  defaults,nosuchoption")}, cause: []string{"emergency mode", "/var could not be mounted", "Unknown parameter 'nosuchoption'", "line 3 of /etc/fstab"}},
 		"uuid":     {m: machine{}, cause: []string{"wrong UUID", "aaaaaaaa-1111-4222-8333-000000000001"}, mangle: otherUUID},
 		"library":  {m: machine{spoil: without("usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-*", "usr/lib/systemd/libsystemd-shared-*")}, cause: []string{"missing library", "libsystemd-shared"}},
-		"init":     {m: machine{spoil: without("lib/systemd/systemd", "usr/sbin/init", "usr/bin/init", "etc/init", "bin/sh", "usr/bin/sh")}, cause: []string{"missing init"}},
 		"readonly": {m: machine{spoil: inFile("etc/fstab", "/ ext4  defaults", "/ ext4  ro")}, cause: []string{"read-only"}},
 		"full":     {m: machine{spoil: fill}, cause: []string{"full root"}},
 		"virtio":   {m: machine{spoil: noDriver}, cause: []string{"virtio"}},
 		"initrd":   {m: machine{spoil: cutInitramfs}, cause: []string{"damaged initramfs"}},
-	}
+	})
+}
+
+// TestBootNamesWhatIsMissing takes away what a system cannot start without.
+func TestBootNamesWhatIsMissing(t *testing.T) {
+	wantCauses(t, map[dr.ServerName]breakage{
+		"init":   {m: machine{spoil: without("lib/systemd/systemd", "usr/sbin/init", "usr/bin/init", "etc/init", "bin/sh", "usr/bin/sh")}, cause: []string{"missing init"}},
+		"libc":   {m: machine{spoil: without("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/libc.so.6")}, cause: []string{"missing init", "cannot be started"}},
+		"points": {m: machine{spoil: without("dev/*", "dev", "proc", "sys", "run")}, cause: []string{"missing directory", "/dev"}},
+		"kernel": {m: machine{spoil: without("boot/vmlinuz-*")}, cause: []string{"no kernel"}},
+	})
+}
+
+func wantCauses(t *testing.T, broken map[dr.ServerName]breakage) {
+	t.Helper()
 	var subjects []Subject
 	for name, b := range broken {
 		b.m.suite, b.m.fs = "bookworm", "ext4"
@@ -75,7 +91,7 @@ func without(patterns ...string) func(*testing.T, string) {
 		for _, p := range patterns {
 			files, _ := filepath.Glob(filepath.Join(root, p))
 			for _, f := range files {
-				if os.Remove(f) == nil {
+				if os.RemoveAll(f) == nil {
 					gone++
 				}
 			}

@@ -23,6 +23,8 @@ var consoleTexts = []struct{ text, name, want string }{
 		"Entering emergency mode. Exit the shell to continue.\ndracut:/# ", "wrong UUID", "UUID 77aa"},
 	{"ALERT!  /dev/mapper/vg0-root does not exist.  Dropping to a shell!\n  Volume group \"vg0\" not found\n(initramfs) ", "volume group", "volume group vg0"},
 	{"Target filesystem doesn't have requested /sbin/init.\nNo init found. Try passing init= bootarg.\n(initramfs) ", "missing init", "holds no init"},
+	{"run-init: can't execute '/sbin/init': No such file or directory\n[ 3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100", "missing init", "/sbin/init cannot be started"},
+	{"mount: mounting /dev on /root/dev failed: No such file or directory\nTarget filesystem doesn't have requested /sbin/init.\n(initramfs) ", "missing directory", "no /dev, /proc"},
 	{"[    3.0] Kernel panic - not syncing: Requested init /opt/init failed (error -2).", "missing init", "/opt/init (error -2)"},
 	{"/sbin/init: error while loading shared libraries: libsystemd-shared-252.so: cannot open shared object file: No such file or directory\n" +
 		"[    3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00", "library missing", "libsystemd-shared-252.so"},
@@ -72,7 +74,7 @@ func TestCausesOfRecordedConsoles(t *testing.T) {
 // TestCausesOfRealConsoles reads logs that broken machines left in their drills.
 func TestCausesOfRealConsoles(t *testing.T) {
 	for file, want := range map[string]string{
-		"uuid": "wrong UUID: ", "library": "missing library: ", "init": "missing init: ", "option": "nosuchoption", "virtio": "missing virtio driver: ",
+		"uuid": "wrong UUID: ", "library": "missing library: ", "init": "missing init: ", "option": "nosuchoption", "points": "missing directory: ", "libc": "missing init: ", "virtio": "missing virtio driver: ",
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata/consoles", file+".log"))
 		if err != nil {

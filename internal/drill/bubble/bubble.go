@@ -138,8 +138,6 @@ func (b *Bubble) Wire(conn net.Conn) { b.sw.port(conn) }
 // Enter is the path of the namespace, for nsenter --net=PATH, while this process lives.
 func (b *Bubble) Enter() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.ns.Fd()) }
 
-const tunSetIff = 0x400454ca
-
 func openTap(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

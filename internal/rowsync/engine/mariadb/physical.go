@@ -387,7 +387,7 @@ func (p *standby) follow(ctx context.Context, from engine.Pos) error {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("make the replica follow: the source is reached by %s, which a replica cannot use: name its address with server: address:", addr)
+		return fmt.Errorf("make the replica follow: the source is reached by %s, which a replica cannot use: name its address, address: of server:, at this end", addr)
 	}
 	tls := 0
 	if src.TLS != nil || src.TLSConfig != "" && src.TLSConfig != "false" {

@@ -83,7 +83,7 @@ for x in $d; do case $x in */"$v"/*|*-"$v"/*) echo "$x"; exit;; esac; done; dirn
 		return fmt.Errorf("look for PostgreSQL's programs at the target: %w", err)
 	}
 	if p.bin = strings.TrimSpace(out.String()); p.bin == "" {
-		return fmt.Errorf("look for PostgreSQL's programs at the target: there are none; install PostgreSQL %s, or name their directory with server: tools:", version)
+		return fmt.Errorf("look for PostgreSQL's programs at the target: there are none; install PostgreSQL %s, or name their directory in tools: of server:, at this end", version)
 	}
 	return nil
 }
@@ -382,7 +382,7 @@ func (p *standby) start(ctx context.Context, st engine.PhysicalState) error {
 	}
 	data := p.o.Target.Data
 	if _, err := p.tool(ctx, "pg_ctl", "start", "-w", "-s", "-t", "600", "-D", data, "-l", path.Join(data, "leeward.log"), "-o", fmt.Sprintf("-c port=%d", s.config.Port)); err != nil {
-		return fmt.Errorf("%w; where its configuration is not in %s, name the command that starts it with server: start:", err, data)
+		return fmt.Errorf("%w; where its configuration is not in %s, name the command that starts it in start: of server:, at this end", err, data)
 	}
 	return p.await(ctx, time.Minute)
 }

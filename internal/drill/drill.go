@@ -361,7 +361,7 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 }
 
 func (t *turn) adapt(ctx context.Context, img *adapt.Image) (*adapt.Report, error) {
-	o := adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: t.holdBack(img.Exists)}
+	o := adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: t.holdBack(img.Exists, img.ReadFile)}
 	if probes := t.insideProbes(); len(probes) > 0 {
 		var err error
 		if o.Ask, err = json.Marshal(probes); err != nil {

@@ -160,7 +160,7 @@ func TestTurnsComeInOrder(t *testing.T) {
 func TestOnlyEmulatedMachinesHoldBack(t *testing.T) {
 	for accel, want := range map[vm.Accel]int{vm.TCG: len(costly()), vm.KVM: 0} {
 		tu := &turn{d: &drills{o: Options{Accelerator: accel}}, r: &Result{HeldBack: []HeldBack{{Arg: "stale", What: "of an attempt before"}}}}
-		if args := tu.holdBack(func(string) bool { return false }); len(args) != want || len(tu.r.HeldBack) != want {
+		if args := tu.holdBack(func(string) bool { return false }, noFiles); len(args) != want || len(tu.r.HeldBack) != want {
 			t.Errorf("%s: arguments %v, on record %v", accel, args, tu.r.HeldBack)
 		}
 	}

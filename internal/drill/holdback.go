@@ -59,6 +59,8 @@ func outgoing() []service {
 	}
 }
 
+const maskArg = "systemd.mask="
+
 var unitDirs = [...]string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 
 // mostArgs bounds what holding back adds to a kernel's command line, which ends after
@@ -80,7 +82,7 @@ func hold(named, wanted []string, exists func(string) bool) (held []HeldBack, dr
 		if !strings.Contains(unit, ".") {
 			unit += ".service"
 		}
-		add(HeldBack{Arg: "systemd.mask=" + unit, What: "held back by the configuration",
+		add(HeldBack{Arg: maskArg + unit, What: "held back by the configuration",
 			programs: []string{strings.TrimSuffix(unit, ".service")}})
 	}
 	for _, s := range outgoing() {
@@ -88,10 +90,34 @@ func hold(named, wanted []string, exists func(string) bool) (held []HeldBack, dr
 		init := strings.TrimSuffix(s.unit, ".service")
 		asked := slices.ContainsFunc(s.programs, func(p string) bool { return slices.Contains(wanted, p) })
 		if !asked && !slices.Contains(named, s.unit) && (there || exists("/etc/init.d/"+init)) {
-			add(HeldBack{Arg: "systemd.mask=" + s.unit, What: s.what, programs: s.programs})
+			add(HeldBack{Arg: maskArg + s.unit, What: s.what, programs: s.programs})
 		}
 	}
 	return held, dropped
+}
+
+// maxComm is how much of its name the kernel keeps of a process.
+const maxComm = 15
+
+// programsOf reads in the file of a unit what it starts, by the names of processes.
+func programsOf(unit string, read func(string) ([]byte, error)) (programs []string) {
+	for _, dir := range unitDirs {
+		b, err := read(path.Join(dir, template(unit)))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			key, value, _ := strings.Cut(line, "=")
+			command := strings.Fields(value)
+			if strings.TrimSpace(key) != "ExecStart" || len(command) == 0 {
+				continue
+			}
+			name := path.Base(strings.TrimLeft(command[0], "-@:+!|"))
+			programs = append(programs, name[:min(len(name), maxComm)])
+		}
+		return programs
+	}
+	return nil
 }
 
 // template is the file of an instance's unit.
@@ -104,8 +130,11 @@ func template(unit string) string {
 
 // holdBack returns the kernel arguments that keep this machine's boot short and from
 // acting on the world, and puts on record what they do.
-func (t *turn) holdBack(exists func(string) bool) []string {
+func (t *turn) holdBack(exists func(string) bool, read func(string) ([]byte, error)) []string {
 	held, dropped := hold(t.s.Hold, t.probed(), exists)
+	for i, h := range held {
+		held[i].programs = append(slices.Clone(h.programs), programsOf(strings.TrimPrefix(h.Arg, maskArg), read)...)
+	}
 	for _, arg := range dropped {
 		t.r.Notes = append(t.r.Notes, "the kernel's command line has no room for "+arg+": the bubble alone holds it back")
 	}

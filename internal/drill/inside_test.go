@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -135,11 +136,30 @@ func TestWhatAProbeAsksIsNotHeldBack(t *testing.T) {
 	tu := &turn{d: &drills{o: Options{Accelerator: vm.KVM}}, r: &Result{}, s: Subject{Probes: []Probe{{TCP: 25}}, Facts: &agentpb.Facts{
 		Listening: []*agentpb.Socket{{Protocol: "tcp", Port: 25, Process: "master"}}}}}
 	everything := func(string) bool { return true }
-	if args := strings.Join(tu.holdBack(everything), " "); strings.Contains(args, "postfix") || !strings.Contains(args, "systemd.mask=exim4.service") {
+	if args := strings.Join(tu.holdBack(everything, noFiles), " "); strings.Contains(args, "postfix") || !strings.Contains(args, "systemd.mask=exim4.service") {
 		t.Errorf("with a probe: %s", args)
 	}
 	tu.s.Probes = []Probe{{Command: "postqueue -p"}}
-	if args := strings.Join(tu.holdBack(everything), " "); !strings.Contains(args, "systemd.mask=postfix.service") {
+	if args := strings.Join(tu.holdBack(everything, noFiles), " "); !strings.Contains(args, "systemd.mask=postfix.service") {
 		t.Errorf("without: %s", args)
+	}
+}
+
+func noFiles(string) ([]byte, error) { return nil, os.ErrNotExist }
+
+func TestPortsOfWhatTheUserHoldsBackMayBeClosed(t *testing.T) {
+	source := &agentpb.Facts{Systemd: true, Listening: []*agentpb.Socket{{Protocol: "tcp", Port: 22, Process: "sshd"}, {Protocol: "tcp", Port: 80, Process: "nginx"}}}
+	tu := &turn{d: &drills{o: Options{Accelerator: vm.KVM}}, r: &Result{}, s: Subject{Hold: []string{"ssh.service"}, Facts: source}}
+	tu.holdBack(func(string) bool { return false }, func(file string) ([]byte, error) {
+		if file == "/lib/systemd/system/ssh.service" {
+			return []byte("[Service]\nExecStartPre=/usr/sbin/other -t\nExecStart=-/usr/sbin/sshd -D $SSHD_OPTS\nExecStart=\n"), nil
+		}
+		return nil, os.ErrNotExist
+	})
+	if c := comparePorts(source, &agentpb.Facts{Listening: source.Listening[1:]}, tu.r.HeldBack); c.Outcome != dr.Done {
+		t.Errorf("sshd is held back, and yet: %+v", c)
+	}
+	if c := comparePorts(source, &agentpb.Facts{}, tu.r.HeldBack); c.Outcome == dr.Done {
+		t.Errorf("nginx is not held back, and yet: %+v", c)
 	}
 }

@@ -60,6 +60,9 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 	if len(m.all) == 0 {
 		return nil, errors.New("plan cutover: nothing is chosen")
 	}
+	if err := movable(e, m); err != nil {
+		return nil, err
+	}
 	b := newBuilder(e, Cutover, st, m.all, p.Now)
 	if p.NoBack {
 		b.plan.Params["no-way-back"] = "yes"
@@ -80,6 +83,22 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 		b.add(b.reverse(name, Back))
 	}
 	return b.plan, b.plan.Check()
+}
+
+// movable refuses what could only fail when applications stand still already.
+func movable(e *config.Estate, m members) error {
+	for _, name := range m.servers {
+		s := e.Server(dr.ServerName(name))
+		if s.Fence == nil && (s.Quiesce == nil || len(s.Quiesce.Stop) == 0) {
+			return hinted("give it fence: {command: …, check: …}, or quiesce: {stop: [UNIT…]}",
+				"plan cutover: nothing says how to make %s unable to serve at %s", name, e.Source.Name)
+		}
+		if e.Target.Bridge == "" {
+			return hinted("name the bridge of the production network there: target: {network: {bridge: br0}}",
+				"plan cutover: nothing says which network %s is attached to at %s", name, e.Target.Name)
+		}
+	}
+	return nil
 }
 
 func (b *builder) cutoverNotes(m members, seen Seen) {

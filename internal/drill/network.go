@@ -100,6 +100,7 @@ func hostOf(s Subject) bubble.Host {
 		for _, a := range i.GetAddresses() {
 			if p, err := netip.ParsePrefix(a); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
 				h.Addresses = append(h.Addresses, p.Addr())
+				h.Networks = append(h.Networks, p)
 			}
 		}
 	}

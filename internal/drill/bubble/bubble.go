@@ -28,7 +28,10 @@ import (
 type Host struct {
 	Names     []string     // it is known by, without a domain or with it
 	Addresses []netip.Addr // the one that its names resolve to is the first
-	Gateway   netip.Addr   // of it; the bubble speaks to the machine as this one, if it is valid
+	// Networks are those of Addresses, one for each, or fewer. Where there is no gateway
+	// the bubble speaks as an address of the network that no machine has.
+	Networks []netip.Prefix
+	Gateway  netip.Addr // of it; the bubble speaks to the machine as this one, if it is valid
 }
 
 // Figures are what went on in a bubble.
@@ -173,15 +176,15 @@ func configure(ctx context.Context, hosts []Host) error {
 	}
 	routed := map[netip.Addr]bool{}
 	for _, h := range hosts {
-		source := ownAddress
-		if g := h.Gateway; g.Is4() && !machines[g] {
-			source = g.String()
-			if !gateways[g] {
-				gateways[g] = true
-				lines = append(lines, "addr add "+source+"/32 dev "+tapName)
+		for i, a := range h.Addresses {
+			source := ownAddress
+			if g := h.speaker(i, machines); g.IsValid() {
+				source = g.String()
+				if !gateways[g] {
+					gateways[g] = true
+					lines = append(lines, "addr add "+source+"/32 dev "+tapName)
+				}
 			}
-		}
-		for _, a := range h.Addresses {
 			if a.Is4() && !routed[a] {
 				routed[a] = true
 				lines = append(lines, fmt.Sprintf("route add %s/32 dev %s src %s", a, tapName, source))
@@ -194,6 +197,24 @@ func configure(ctx context.Context, hosts []Host) error {
 		return fmt.Errorf("configure the bubble: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
+}
+
+// speaker is the address that the bubble speaks to address i of the host as: a machine
+// answers only those it has a way back to. It is invalid where none is known.
+func (h Host) speaker(i int, machines map[netip.Addr]bool) netip.Addr {
+	if h.Gateway.Is4() && !machines[h.Gateway] {
+		return h.Gateway
+	}
+	if i >= len(h.Networks) || !h.Networks[i].Addr().Is4() || h.Networks[i].Bits() > 30 {
+		return netip.Addr{}
+	}
+	a := h.Networks[i].Masked().Addr().Next() // the first is the network's own
+	for ; h.Networks[i].Contains(a.Next()); a = a.Next() {
+		if !machines[a] {
+			return a
+		}
+	}
+	return netip.Addr{} // the last is for broadcasts
 }
 
 // ownAddress is the bubble's when it asks a machine. Machines reach it by their gateway;

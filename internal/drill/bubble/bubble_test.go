@@ -262,3 +262,25 @@ func FuzzReadFrames(f *testing.F) {
 		readFrames(bytes.NewReader(b), func(frame []byte) { e.take(&wire{}, frame) })
 	})
 }
+
+func TestSpeakerIsOneTheMachineCanAnswer(t *testing.T) {
+	addr, machines := netip.MustParseAddr, map[netip.Addr]bool{}
+	for _, a := range []string{"10.10.0.1", "10.10.0.2", "10.10.0.11", "10.20.0.1", "10.20.0.2"} {
+		machines[addr(a)] = true
+	}
+	networks := []netip.Prefix{netip.MustParsePrefix("10.10.0.11/24"), netip.MustParsePrefix("10.20.0.1/30"), netip.MustParsePrefix("10.30.0.1/32")}
+	h := Host{Addresses: []netip.Addr{addr("10.10.0.11"), addr("10.20.0.1"), addr("10.30.0.1"), addr("10.40.0.1")}, Networks: networks}
+	for i, want := range []string{"10.10.0.3", "invalid IP", "invalid IP", "invalid IP"} {
+		if got := h.speaker(i, machines); got.String() != want {
+			t.Errorf("to %s as %s, want %s", h.Addresses[i], got, want)
+		}
+	}
+	h.Gateway = addr("10.10.0.254")
+	if got := h.speaker(0, machines); got != h.Gateway {
+		t.Errorf("with a gateway: as %s", got)
+	}
+	h.Gateway = addr("10.10.0.1") // a drilled machine is the gateway
+	if got := h.speaker(0, machines); got != addr("10.10.0.3") {
+		t.Errorf("with a machine for a gateway: as %s", got)
+	}
+}

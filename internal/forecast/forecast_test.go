@@ -172,6 +172,9 @@ func TestSave(t *testing.T) {
 
 // TestManyServers is what a person waits for: five hundred servers against a deadline.
 func TestManyServers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its time counts, and -short runs under the race detector")
+	}
 	in := Input{Link: Range{120 * mb, 60 * mb}}
 	for i := range 500 {
 		in.Items = append(in.Items, Item{Name: fmt.Sprint(i), Priority: i % 5, Wire: Within(float64(1+i%97)*100*mb, 1.5),

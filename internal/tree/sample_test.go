@@ -36,6 +36,9 @@ func allTravels(chunk.Digest) float64 { return 1 }
 
 // TestSamplePredicts holds a sample against the pass after it.
 func TestSamplePredicts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it carries 120 MB")
+	}
 	w := newWorld(t)
 	w.sh(mixed)
 	s := w.sample(512 << 10)

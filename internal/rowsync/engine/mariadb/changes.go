@@ -196,6 +196,9 @@ func (x *apply) renames(t *engine.Table, c engine.Change, children []reference) 
 // would miss rows that were written before it, or take too many.
 func (x *apply) overtakes(seg *segment, t *engine.Table, key engine.Row, children []reference) bool {
 	for _, r := range children {
+		if x.writtenBelow(seg, r.child, map[string]bool{}) {
+			return true // the delete reaches them by way of rows that may not be in the segment
+		}
 		n := seg.tables[r.child]
 		if n == nil || n.upserts == 0 {
 			continue
@@ -207,6 +210,21 @@ func (x *apply) overtakes(seg *segment, t *engine.Table, key engine.Row, childre
 			if p.parent == r.parent && slices.Equal(p.columns, r.columns) && n.refers[i][rowKey(key)] {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// writtenBelow tells whether the segment writes to a table that refers to this one, at
+// whatever distance.
+func (x *apply) writtenBelow(seg *segment, table string, seen map[string]bool) bool {
+	if seen[table] {
+		return false
+	}
+	seen[table] = true
+	for _, r := range x.shape(table).children {
+		if n := seg.tables[r.child]; n != nil && n.upserts > 0 || x.writtenBelow(seg, r.child, seen) {
+			return true
 		}
 	}
 	return false

@@ -246,6 +246,28 @@ func TestSnapshotWhileWritten(t *testing.T) {
 	sameText(t, "after the hand-off", dump(t, pair.src, e.src.db), dump(t, pair.dst, e.dst.db))
 }
 
+// TestCascadeReachesFar deletes a row whose grandchild was written a moment before, while
+// nothing was written to the table between them.
+func TestCascadeReachesFar(t *testing.T) {
+	e, _ := pairOf(t)
+	e.both(t, "CREATE TABLE p (id INT PRIMARY KEY)", "CREATE TABLE c (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)",
+		"CREATE TABLE g (id INT PRIMARY KEY, c INT, FOREIGN KEY (c) REFERENCES c (id) ON DELETE CASCADE)",
+		"INSERT INTO p VALUES (7)", "INSERT INTO c VALUES (11, 7)")
+	ctx := t.Context()
+	tabs := []*engine.Table{e.table(t, "p"), e.table(t, "c"), e.table(t, "g")}
+	from, err := e.src.Mark(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.at(t, "INSERT INTO g VALUES (9, 11)", "DELETE FROM p WHERE id = 7")
+	until, err := e.src.Mark(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.followBatched(ctx, t, engine.State{Stream: "s"}, tabs, from, until, 50)
+	sameText(t, "after the delete", dump(t, pair.src, e.src.db), dump(t, pair.dst, e.dst.db))
+}
+
 // TestCascadesAtRandom follows random changes of tables whose foreign keys act.
 func TestCascadesAtRandom(t *testing.T) {
 	e, _ := pairOf(t)

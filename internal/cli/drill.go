@@ -204,34 +204,11 @@ func subjectOf(ctx context.Context, s *replica.Store, name dr.ServerName, work s
 	if err != nil {
 		return drill.Subject{}, err
 	}
-	parts, err := partitions(img)
+	parts, err := adapt.PartitionsOf(img)
 	if err != nil {
 		return drill.Subject{}, err
 	}
 	return drill.Subject{Server: name, Point: points[0].ID, Disk: img.Disk, Partitions: parts, Facts: facts}, nil
-}
-
-// partitions says in the words of adapt what lies where in a clone.
-func partitions(img *replica.Image) ([]adapt.Partition, error) {
-	var out []adapt.Partition
-	for i := range img.Layout.Partitions {
-		p := &img.Layout.Partitions[i]
-		if p.Gone {
-			continue
-		}
-		a := adapt.Partition{
-			Kind: adapt.Kind(p.Kind), MountPoint: p.MountPoint, Type: p.Type, UUID: p.UUID, Label: p.Label,
-			PartUUID: p.PartUUID, Offset: p.Offset, Size: p.Size,
-		}
-		if p.Tree || p.Kind == replica.ESP {
-			var err error
-			if a.Tree, err = img.Tree(p); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }
 
 // removeDeadScratch removes what drills that were killed left behind. What cannot

@@ -136,6 +136,22 @@ func speaksUTF8(getenv func(string) string) bool {
 	return true // nothing is said, as in most containers; their terminals show it
 }
 
+// redraw writes lines over the drawn ones that are on the screen, and returns how many
+// there are now.
+func redraw(w io.Writer, drawn int, lines []string) int {
+	var b strings.Builder
+	b.WriteString("\r")
+	if drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", drawn)
+	}
+	for _, l := range lines {
+		b.WriteString(l + "\x1b[K\n")
+	}
+	b.WriteString("\x1b[J")
+	io.WriteString(w, b.String()) // who reads no progress still gets the result
+	return len(lines)
+}
+
 // progress shows what a tracker knows until it is stopped.
 type progress struct {
 	*tracker
@@ -215,15 +231,5 @@ func (p *progress) redraw(s snapshot, now time.Time, last bool) {
 		height = len(s.Servers) + 2
 	}
 	lines := board(s, now, width-1, height, p.term.style)
-	var b strings.Builder
-	b.WriteString("\r")
-	if p.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", p.drawn)
-	}
-	for _, l := range lines {
-		b.WriteString(l + "\x1b[K\n")
-	}
-	b.WriteString("\x1b[J")
-	p.drawn = len(lines)
-	io.WriteString(p.out, b.String())
+	p.drawn = redraw(p.out, p.drawn, lines)
 }

@@ -83,8 +83,8 @@ func (l *live) show(now time.Time) {
 		return
 	}
 	s := l.cell.Get()
-	var b strings.Builder
 	if !l.term.animate {
+		var b strings.Builder
 		for _, v := range s.Steps {
 			if line := stepEvent(l.told[v.ID], v); line != "" {
 				fmt.Fprintf(&b, "%s  %s\n", now.Format(time.TimeOnly), line)
@@ -96,16 +96,7 @@ func (l *live) show(now time.Time) {
 	}
 	width, height := l.term.size()
 	lines := stepTree(s, now, now.Sub(l.started), width-1, height, l.term.style)
-	b.WriteString("\r")
-	if l.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", l.drawn)
-	}
-	for _, line := range lines {
-		b.WriteString(line + "\x1b[K\n")
-	}
-	b.WriteString("\x1b[J")
-	l.drawn = len(lines)
-	io.WriteString(l.out, b.String())
+	l.drawn = redraw(l.out, l.drawn, lines)
 }
 
 // stepEvent is what is new of a step, as a line of a log.

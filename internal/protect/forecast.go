@@ -71,34 +71,16 @@ func (r *PlanResult) outlook(ctx context.Context, e *config.Estate, store *repli
 		}
 	}
 	wg.Wait()
-	index, err := r.known(e, store)
-	if err != nil {
-		return err
-	}
-	defer index.Close()
-	r.reckon(planners, index, time.Now())
-	return nil
-}
-
-// known is the index of all chunks that replicas have.
-func (r *PlanResult) known(e *config.Estate, store *replica.Store) (*chunk.Index, error) {
 	index := chunk.NewIndex()
-	look := &run{index: index}
-	for _, server := range e.Servers {
-		rep, err := store.Replica(server.Name)
-		if err != nil {
-			return nil, err
-		}
-		if layout, err := rep.Layout(); err == nil {
-			if err := look.attach(rep, layout); err != nil {
-				return nil, err
-			}
-		}
+	defer index.Close()
+	if err := attachAll(index, store, e.Servers); err != nil {
+		return err
 	}
 	if len(e.Seeds) > 0 {
 		r.Findings = append(r.Findings, Finding{Note, "what seeds: hold is not read for a plan: as much of the forecast's bytes as lies in them will not travel", ""})
 	}
-	return index, nil
+	r.reckon(planners, index, time.Now())
+	return nil
 }
 
 // history reads what the passes after the first have carried.

@@ -257,7 +257,7 @@ func (p *serverPass) prepare(ctx context.Context, src *source) error {
 	if p.mounted, err = p.replica.Mount(ctx); err != nil || change.Empty() {
 		return err
 	}
-	return p.attach(p.replica, p.mounted.Layout())
+	return attach(p.index, p.replica, p.mounted.Layout())
 }
 
 // carry opens the source's filesystems and brings each replica up to them.

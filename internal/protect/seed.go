@@ -12,6 +12,8 @@ import (
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
+	"github.com/leeward-dr/leeward/internal/chunk"
+	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/replica"
 	"github.com/leeward-dr/leeward/internal/tree"
@@ -30,16 +32,8 @@ type seeds struct {
 // openSeeds attaches all indexes, making those of seeds that have changed.
 func (r *run) openSeeds(ctx context.Context) (*seeds, error) {
 	s := &seeds{run: r, points: map[dr.ServerName]*replica.Mounted{}}
-	for _, server := range r.Estate.Servers {
-		rep, err := r.store.Replica(server.Name)
-		if err != nil {
-			return nil, err
-		}
-		if layout, err := rep.Layout(); err == nil { // else its first pass is still to come
-			if err := r.attach(rep, layout); err != nil {
-				return nil, err
-			}
-		}
+	if err := attachAll(r.index, r.store, r.Estate.Servers); err != nil {
+		return nil, err
 	}
 	r.sources.Missing = func(name string) func(string) (int, error) { return s.missing(ctx, name) }
 	for _, path := range r.Estate.Seeds {
@@ -50,13 +44,29 @@ func (r *run) openSeeds(ctx context.Context) (*seeds, error) {
 	return s, nil
 }
 
-// attach makes the indexes of a replica's filesystems part of the run's.
-func (r *run) attach(rep *replica.Replica, l *replica.Layout) error {
+// attachAll makes the indexes of all replicas that there are part of index.
+func attachAll(index *chunk.Index, store *replica.Store, servers []config.Server) error {
+	for _, server := range servers {
+		rep, err := store.Replica(server.Name)
+		if err != nil {
+			return err
+		}
+		if layout, err := rep.Layout(); err == nil { // else its first pass is still to come
+			if err := attach(index, rep, layout); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// attach makes the indexes of a replica's filesystems part of index.
+func attach(index *chunk.Index, rep *replica.Replica, l *replica.Layout) error {
 	for _, part := range l.Partitions {
 		if part.MountPoint == "" {
 			continue
 		}
-		if err := r.index.Attach(treeName(rep.Name(), part.MountPoint), indexDir(rep, part.MountPoint)); err != nil {
+		if err := index.Attach(treeName(rep.Name(), part.MountPoint), indexDir(rep, part.MountPoint)); err != nil {
 			return err
 		}
 	}

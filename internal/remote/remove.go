@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 )
@@ -25,21 +24,16 @@ func remove(ctx context.Context, t Target, o Options) error {
 	if err != nil {
 		return err
 	}
-	p, err := launch(ctx, t, o, command(m, script, !t.Plain))
+	b, word, rest, err := ask(ctx, t, o, m, script)
 	if err != nil {
 		return err
 	}
-	defer p.stop(0)
-	b := &bootstrap{target: t, options: o, proc: p, marker: m, out: bufio.NewReader(p.stdout)}
-	word, rest, err := b.hear(ctx)
-	if err != nil {
-		return err
-	}
+	defer b.proc.stop(0)
 	switch word {
 	case sayGone:
 		return nil
 	case sayBad:
 		return fmt.Errorf("something else is in %s", rest)
 	}
-	return refused(t, word, rest, p.stderr.String())
+	return refused(t, word, rest, b.proc.stderr.String())
 }

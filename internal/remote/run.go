@@ -42,16 +42,12 @@ func run(ctx context.Context, t Target, o Options, line string) (ran Ran, err er
 		return ran, err
 	}
 	m := newMarker()
-	p, err := launch(ctx, t, o, command(m, fmt.Sprintf(prelude, m, "none", "none", 0)+obey, !t.Plain))
+	b, word, rest, err := ask(ctx, t, o, m, fmt.Sprintf(prelude, m, "none", "none", 0)+obey)
 	if err != nil {
 		return ran, err
 	}
+	p := b.proc
 	defer p.stop(0)
-	b := &bootstrap{target: t, options: o, proc: p, marker: m, out: bufio.NewReader(p.stdout)}
-	word, rest, err := b.hear(ctx)
-	if err != nil {
-		return ran, err
-	}
 	if word != sayRun {
 		return ran, refused(t, word, rest, p.stderr.String())
 	}
@@ -79,6 +75,20 @@ func run(ctx context.Context, t Target, o Options, line string) (ran Ran, err er
 	}
 	ran.Exited, ran.Code = true, code
 	return ran, nil
+}
+
+// ask gives a script to the shell at t and hears its first word. The process is the
+// caller's to stop, unless there is an error.
+func ask(ctx context.Context, t Target, o Options, marker, script string) (b *bootstrap, word, rest string, err error) {
+	p, err := launch(ctx, t, o, command(marker, script, !t.Plain))
+	if err != nil {
+		return nil, "", "", err
+	}
+	b = &bootstrap{target: t, options: o, proc: p, marker: marker, out: bufio.NewReader(p.stdout)}
+	if word, rest, err = b.hear(ctx); err != nil {
+		p.stop(0)
+	}
+	return b, word, rest, err
 }
 
 // outcome splits what came into the command's output and its exit code.

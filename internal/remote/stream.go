@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -33,16 +32,12 @@ func stream(ctx context.Context, t Target, o Options, line string, stdin io.Read
 		return err
 	}
 	m := newMarker()
-	p, err := launch(ctx, t, o, command(m, fmt.Sprintf(prelude, m, "none", "none", 0)+hand, !t.Plain))
+	b, word, rest, err := ask(ctx, t, o, m, fmt.Sprintf(prelude, m, "none", "none", 0)+hand)
 	if err != nil {
 		return err
 	}
+	p := b.proc
 	defer p.stop(0)
-	b := &bootstrap{target: t, options: o, proc: p, marker: m, out: bufio.NewReader(p.stdout)}
-	word, rest, err := b.hear(ctx)
-	if err != nil {
-		return err
-	}
 	if word != sayTake {
 		return refused(t, word, rest, p.stderr.String())
 	}

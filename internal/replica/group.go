@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/zeebo/blake3"
-
 	"github.com/leeward-dr/leeward/internal/atomicfile"
 	"github.com/leeward-dr/leeward/internal/dr"
 )
@@ -206,11 +204,7 @@ func (m *GroupManifest) write(path string) (err error) {
 func (m *GroupManifest) digest() (string, error) {
 	c := *m
 	c.Digest = ""
-	b, err := json.Marshal(&c)
-	if err != nil {
-		return "", fmt.Errorf("digest manifest: %w", err)
-	}
-	return fmt.Sprintf("%x", blake3.Sum256(b)), nil
+	return digestOf(&c, "manifest")
 }
 
 // lockGroup waits for the sole right to make and remove points of a group.

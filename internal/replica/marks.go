@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/internal/atomicfile"
@@ -88,11 +87,7 @@ func parseMarks(b []byte) (*Marks, error) {
 func (m *Marks) digest() (string, error) {
 	c := *m
 	c.Digest = ""
-	b, err := json.Marshal(&c)
-	if err != nil {
-		return "", fmt.Errorf("digest marks: %w", err)
-	}
-	return fmt.Sprintf("%x", blake3.Sum256(b)), nil
+	return digestOf(&c, "marks")
 }
 
 // SetPin keeps the point until ClearPin. A pin that a person set stays as it is when

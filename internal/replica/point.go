@@ -219,16 +219,21 @@ func sourceOf(f *agentpb.Facts) Source {
 		Kernel: f.GetKernel(), UEFI: f.GetUefi(), BootID: f.GetHost().GetBootId()}
 }
 
+// digestOf is the BLAKE3 of v as JSON, for values that hold their own digest; what names
+// it in errors.
+func digestOf(v any, what string) (string, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("digest %s: %w", what, err)
+	}
+	return fmt.Sprintf("%x", blake3.Sum256(b)), nil
+}
+
 // digest returns the digest of the manifest as it must stand in it.
 func (m *Manifest) digest() (string, error) {
 	c := *m
 	c.Digest = ""
-	b, err := json.Marshal(&c)
-	if err != nil {
-		return "", fmt.Errorf("digest manifest: %w", err)
-	}
-	sum := blake3.Sum256(b)
-	return fmt.Sprintf("%x", sum), nil
+	return digestOf(&c, "manifest")
 }
 
 func fileDigest(path string) (string, error) {

@@ -206,7 +206,7 @@ func (g *Guests) point(ctx context.Context, name string, want dr.PointID) (*repl
 }
 
 func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.Facts, n *machineNote, dir string) (int, error) {
-	parts, err := partitions(img)
+	parts, err := adapt.PartitionsOf(img)
 	if err != nil {
 		return 0, err
 	}
@@ -223,27 +223,6 @@ func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.F
 		return 0, err
 	}
 	return len(report.Changes), os.RemoveAll(filepath.Join(dir, "adapt"))
-}
-
-// partitions says in the words of adapt what lies where in a clone.
-func partitions(img *replica.Image) ([]adapt.Partition, error) {
-	var out []adapt.Partition
-	for i := range img.Layout.Partitions {
-		p := &img.Layout.Partitions[i]
-		if p.Gone {
-			continue
-		}
-		a := adapt.Partition{Kind: adapt.Kind(p.Kind), MountPoint: p.MountPoint, Type: p.Type, UUID: p.UUID, Label: p.Label,
-			PartUUID: p.PartUUID, Offset: p.Offset, Size: p.Size}
-		if p.Tree || p.Kind == replica.ESP {
-			var err error
-			if a.Tree, err = img.Tree(p); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }
 
 // taps makes the devices that lead a machine's cards to the bridge. Those that are

@@ -44,8 +44,9 @@ type runsResult struct {
 func runCutover(ctx context.Context, c *call) error  { return runSwitch(ctx, c, switchover.Cutover) }
 func runFailover(ctx context.Context, c *call) error { return runSwitch(ctx, c, switchover.Failover) }
 func runRollback(ctx context.Context, c *call) error { return runSwitch(ctx, c, switchover.Rollback) }
+func runFailback(ctx context.Context, c *call) error { return runSwitch(ctx, c, switchover.Failback) }
 
-// switchCall is one call of cutover, failover or rollback.
+// switchCall is one call of cutover, failover, rollback or failback.
 type switchCall struct {
 	*call
 	kind  string
@@ -164,6 +165,7 @@ func (s *switchCall) newPlan(ctx context.Context) (*runbook.Plan, error) {
 	}
 	plan := map[string]func(*config.Estate, *switchover.State, switchover.Seen, switchover.Params) (*runbook.Plan, error){
 		switchover.Cutover: switchover.PlanCutover, switchover.Failover: switchover.PlanFailover, switchover.Rollback: switchover.PlanRollback,
+		switchover.Failback: switchover.PlanFailback,
 	}[s.kind]
 	return plan(s.e, state, seen, s.params)
 }
@@ -358,6 +360,9 @@ func (s *switchCall) goOn(rep runbook.Report) (out []string) {
 	}
 	if rep.Kind == switchover.Cutover && rep.Changed() {
 		out = append(out, "or take all of it back: leeward rollback plan")
+	}
+	if rep.Kind == switchover.Failback && rep.Changed() {
+		out = append(out, fmt.Sprintf("or let %s go on with what is not home yet: leeward rollback plan NAME…", s.e.Target.Name))
 	}
 	return out
 }

@@ -7,13 +7,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 
 	"github.com/leeward-dr/leeward/internal/agent"
+	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
+	"github.com/leeward-dr/leeward/internal/switchover"
 	"github.com/leeward-dr/leeward/internal/tree"
 )
 
@@ -73,4 +76,52 @@ func runGuestReport(ctx context.Context, c *call) error {
 		return usagef("unexpected argument %q", ports[1])
 	}
 	return drill.GuestReportPort(ctx, ports[0])
+}
+
+// runMachine does for one machine of this host's store what a failback that runs at the
+// other site asks for.
+func runMachine(ctx context.Context, c *call) error {
+	point := ""
+	c.flags.StringVar(&point, "point", "", "boot: the recovery `POINT`; the newest where it is not given")
+	words, err := c.parse()
+	if err != nil {
+		return err
+	}
+	if len(words) != 2 {
+		return usagef("machine: want what to do, and a server")
+	}
+	e, selected, err := c.estate(words[1:])
+	if err != nil {
+		return err
+	}
+	if err := c.needServers(selected); err != nil {
+		return err
+	}
+	if err := enterStore(ctx, e); err != nil {
+		return err
+	}
+	_, dir, err := readStore(ctx, e, nil)
+	if err != nil {
+		return err
+	}
+	g, name := switchover.NewGuests(e, dir), words[1]
+	do := map[string]func(context.Context, string) ([]string, error){
+		"start": g.Start, "probe": g.Probe, "halt": g.Halt, "put-away": g.PutAway,
+		"running": func(context.Context, string) ([]string, error) { return nil, nil },
+		"boot":    func(ctx context.Context, name string) ([]string, error) { return g.Boot(ctx, name, dr.PointID(point)) },
+	}[words[0]]
+	if do == nil {
+		return usagef("machine: unknown word %q", words[0])
+	}
+	a := switchover.MachineAnswer{}
+	if a.Facts, err = do(ctx, name); err != nil {
+		return err
+	}
+	if a.Running, err = g.Running(ctx, name); err != nil {
+		return err
+	}
+	return c.done(exitDone, a, func(w io.Writer) {
+		fmt.Fprintln(w, choose(a.Running, name+" runs", name+" does not run"))
+		listed(w, a.Facts)
+	})
 }

@@ -73,7 +73,7 @@ func (r *reader) estate(n *yaml.Node, e *Estate) {
 		{"groups", false, func(w string, n *yaml.Node) { r.groups(n, e) }},
 		{"keep", false, func(w string, n *yaml.Node) { e.Keep = r.keep(w, n) }},
 		{"verify", false, func(w string, n *yaml.Node) { r.verify(w, n, e) }},
-		{"switchover", false, func(w string, n *yaml.Node) { r.switchover(w, n, &e.Switchover) }},
+		{"switchover", false, func(w string, n *yaml.Node) { r.switchover(w, n, &e.Switchover, e.Source.SSH) }},
 	})
 	if n.Kind == yaml.MappingNode && len(e.Servers)+len(e.Databases) == 0 {
 		r.fault(n, "servers", "there is none, and no database; want at least one, as in {name: web1, host: 10.10.0.11}")

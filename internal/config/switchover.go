@@ -18,6 +18,7 @@ type Switchover struct {
 	Compare  bool          // compare every row behind the fence, before anything is promoted
 	Redirect []Redirect
 	Steps    []UserStep
+	Failback *Failback // nil: servers cannot come back
 }
 
 // Redirect leads clients to a site. Exactly one of DNS and To is set.
@@ -99,7 +100,7 @@ func defaultSwitchover() Switchover {
 	return Switchover{Window: defaultWindow, Grace: defaultGrace, Approval: defaultApproval}
 }
 
-func (r *reader) switchover(where string, n *yaml.Node, s *Switchover) {
+func (r *reader) switchover(where string, n *yaml.Node, s *Switchover, from SSH) {
 	r.mapping(where, n, []field{
 		{"window", false, func(w string, n *yaml.Node) { s.Window = r.duration(w, n) }},
 		{"grace", false, func(w string, n *yaml.Node) { s.Grace = r.duration(w, n) }},
@@ -108,6 +109,7 @@ func (r *reader) switchover(where string, n *yaml.Node, s *Switchover) {
 		{"redirect", false, func(w string, n *yaml.Node) {
 			r.each(w, n, func(i int, n *yaml.Node) { s.Redirect = append(s.Redirect, r.redirect(label("redirect", i, n), n)) })
 		}},
+		{"failback", false, func(w string, n *yaml.Node) { s.Failback = r.failback(w, n, from) }},
 		{"steps", false, func(w string, n *yaml.Node) {
 			r.each(w, n, func(i int, n *yaml.Node) { s.Steps = append(s.Steps, r.userStep(label("step", i, n), n)) })
 		}},
@@ -331,7 +333,7 @@ func (r *reader) userStep(where string, n *yaml.Node) (s UserStep) {
 	r.mapping(where, n, []field{
 		{"name", true, func(w string, n *yaml.Node) { s.Name = r.name(w, n) }},
 		{"of", false, func(w string, n *yaml.Node) {
-			r.each(w, n, func(_ int, n *yaml.Node) { s.Of = append(s.Of, r.choice(w, n, "cutover", "failover", "rollback")) })
+			r.each(w, n, func(_ int, n *yaml.Node) { s.Of = append(s.Of, r.choice(w, n, "cutover", "failover", "rollback", "failback")) })
 		}},
 		{"before", false, phase(true)},
 		{"after", false, phase(false)},

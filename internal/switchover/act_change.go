@@ -21,7 +21,7 @@ func (w *World) doToken(ctx context.Context, c *runbook.Call) (runbook.Result, e
 	from := way(c).from()
 	err = w.State.Change(func(s *State) {
 		m := s.Member(c.Step.Object)
-		m.Moving, m.Run, m.Pending = from.Other(), c.Run, n
+		m.Moving, m.Run, m.By, m.Pending = from.Other(), c.Run, c.Plan.Kind, n
 		s.Set(c.Step.Object, m)
 	})
 	if err != nil {
@@ -58,14 +58,12 @@ func (w *World) seeToken(ctx context.Context, c *runbook.Call) (runbook.Result, 
 	return result(dr.Done, fmt.Sprintf("token %d is on record here and at the %s", there, way(c).from())), nil
 }
 
-func (w *World) quiesce(still bool) plainly {
-	return func(ctx context.Context, c *runbook.Call) ([]string, error) {
-		return w.Hosts.Quiesce(ctx, c.Step.Object, still)
-	}
+func (w *World) quiesce(ctx context.Context, c *runbook.Call) ([]string, error) {
+	return w.hosts(at(c)).Quiesce(ctx, c.Step.Object, true)
 }
 
 func (w *World) pass(ctx context.Context, c *runbook.Call) ([]string, error) {
-	id, facts, err := w.Machines.Pass(ctx, c.Step.Object)
+	id, facts, err := w.machines(at(c)).Pass(ctx, c.Step.Object)
 	if err != nil {
 		return facts, err
 	}
@@ -78,7 +76,7 @@ func (w *World) doFence(ctx context.Context, c *runbook.Call) (runbook.Result, e
 		if err != nil {
 			return result(dr.NotDone), err
 		}
-		facts, err := w.Hosts.Fence(ctx, c.Step.Object, true, n)
+		facts, err := w.fence(ctx, c.Step.Object, true, n)
 		if err != nil {
 			return result(dr.Unknown, facts...), err
 		}
@@ -101,7 +99,7 @@ func (w *World) seeFence(ctx context.Context, c *runbook.Call) (runbook.Result, 
 	if !isServer(c) {
 		return result(dr.NotDone), nil
 	}
-	o, facts, err := w.Hosts.Fenced(ctx, c.Step.Object)
+	o, facts, err := w.fenced(ctx, c.Step.Object)
 	return result(o, facts...), err
 }
 
@@ -205,7 +203,8 @@ func (w *World) failover(ctx context.Context, c *runbook.Call) (facts []string, 
 	return append(facts, more...), err
 }
 
-// unfence lets the source go on, once it is sure that the target does not.
+// unfence lets the site that a way leads from go on, once it is sure that the other
+// does not.
 func (w *World) unfence(ctx context.Context, c *runbook.Call) (facts []string, err error) {
 	name := c.Step.Object
 	n, err := token(c)
@@ -220,36 +219,41 @@ func (w *World) unfence(ctx context.Context, c *runbook.Call) (facts []string, e
 		if running {
 			return nil, hinted("make a new plan: leeward rollback plan", "a machine %s runs at the target", name)
 		}
-		return w.Hosts.Fence(ctx, name, false, n)
+		return w.fence(ctx, name, false, n)
 	}
-	err = w.with(ctx, name, Forward, func(db Database) error {
-		s, err := w.Databases.Standing(ctx, name, Forward)
+	way := way(c)
+	err = w.with(ctx, name, way, func(db Database) error {
+		s, err := w.Databases.Standing(ctx, name, way)
 		if err != nil {
 			return fmt.Errorf("make sure that it was not promoted: %w", err)
 		}
 		if s.Phase == engine.Primary {
-			return hinted("make a new plan: leeward rollback plan", "%s was promoted at the target since this plan was made", name)
+			return hinted("make a new plan: leeward rollback plan", "%s was promoted at the %s since this plan was made", name, way.from().Other())
 		}
 		e, err := db.Unfence(ctx)
 		facts = e.Facts
 		return err
 	})
 	if err == nil {
-		err = w.Tokens.SetToken(ctx, name, Source, n)
+		err = w.Tokens.SetToken(ctx, name, way.from(), n)
 	}
 	return facts, err
 }
 
-// doBoot starts a server at the target, once it is sure that the source's is fenced,
-// or a failover took a person's word for it.
+// doBoot starts a server at one site, once it is sure that the other's cannot serve, or
+// a failover took a person's word for it.
 func (w *World) doBoot(ctx context.Context, c *runbook.Call) (runbook.Result, error) {
-	if c.Plan.Kind != Failover {
-		o, facts, err := w.Hosts.Fenced(ctx, c.Step.Object)
+	if at(c) == Source {
+		if err := w.mayComeHome(ctx, c.Step.Object); err != nil {
+			return result(dr.NotDone), err
+		}
+	} else if c.Plan.Kind != Failover {
+		o, facts, err := w.fenced(ctx, c.Step.Object)
 		if err != nil || o != dr.Done {
 			return result(dr.NotDone, facts...), hinted("fence it, then resume", "make sure of the fence of %s: it is %s: %w", c.Step.Object, o, orNil(err))
 		}
 	}
-	facts, err := w.Machines.Boot(ctx, c.Step.Object, dr.PointID(c.Step.Args[argPoint]))
+	facts, err := w.machines(at(c)).Boot(ctx, c.Step.Object, dr.PointID(c.Step.Args[argPoint]))
 	if err != nil {
 		return result(dr.Unknown, facts...), err
 	}
@@ -268,7 +272,7 @@ func orNil(err error) error {
 }
 
 func (w *World) seeBoot(ctx context.Context, c *runbook.Call) (runbook.Result, error) {
-	running, err := w.Machines.Running(ctx, c.Step.Object)
+	running, err := w.machines(at(c)).Running(ctx, c.Step.Object)
 	switch {
 	case err != nil:
 		return result(dr.Unknown), err
@@ -279,7 +283,12 @@ func (w *World) seeBoot(ctx context.Context, c *runbook.Call) (runbook.Result, e
 }
 
 func (w *World) stop(ctx context.Context, c *runbook.Call) ([]string, error) {
-	return w.Machines.Stop(ctx, c.Step.Object)
+	facts, err := w.Machines.Halt(ctx, c.Step.Object)
+	if err != nil {
+		return facts, err
+	}
+	more, err := w.Machines.PutAway(ctx, c.Step.Object)
+	return append(facts, more...), err
 }
 
 func (w *World) doRedirect(ctx context.Context, c *runbook.Call) (runbook.Result, error) {
@@ -307,12 +316,20 @@ func (w *World) doRecord(_ context.Context, c *runbook.Call) (runbook.Result, er
 		return result(dr.NotDone), err
 	}
 	now := w.Now().UTC().Truncate(time.Second)
-	m := Member{Primary: Site(c.Step.Args[argTo]), Token: n, Run: c.Run, Since: now, Lost: c.Step.Args[argLost] == "yes",
+	m := Member{Primary: Site(c.Step.Args[argTo]), Token: n, Run: c.Run, By: c.Plan.Kind, Since: now, Lost: c.Step.Args[argLost] == "yes",
 		Point: dr.PointID(c.Step.Args[argPoint])}
 	if d := duration(c, argWindow); d > 0 && !m.Lost {
 		m.Until = now.Add(d)
 	}
-	if err := w.State.Change(func(s *State) { s.Set(c.Step.Object, m) }); err != nil {
+	err = w.State.Change(func(s *State) {
+		was := s.Member(c.Step.Object)
+		m.Home = was.Home || c.Step.Args[argHome] == "yes"
+		if c.Step.Args[argAgain] == "yes" {
+			m.Until, m.Lost, m.Since, m.Point = was.Until, was.Lost, was.Since, was.Point
+		}
+		s.Set(c.Step.Object, m)
+	})
+	if err != nil {
 		return result(dr.NotDone), err
 	}
 	return result(dr.Done, fmt.Sprintf("primary is the %s, under token %d", m.Primary, n)), nil

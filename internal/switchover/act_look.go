@@ -99,6 +99,12 @@ func (w *World) preflightServer(ctx context.Context, c *runbook.Call) ([]string,
 	if err != nil {
 		return nil, err
 	}
+	if way(c) == Back {
+		if !running {
+			return nil, hinted("start it there, or leave the server out", "no machine %s runs at the target", c.Step.Object)
+		}
+		return []string{"its machine runs at the target"}, nil
+	}
 	if running && c.Step.Args[argRun] == Failover {
 		return []string{"its machine runs at the target already"}, nil
 	}
@@ -135,5 +141,5 @@ func (w *World) compare(ctx context.Context, c *runbook.Call) (facts []string, e
 }
 
 func (w *World) probe(ctx context.Context, c *runbook.Call) ([]string, error) {
-	return w.Machines.Probe(ctx, c.Step.Object)
+	return w.machines(at(c)).Probe(ctx, c.Step.Object)
 }

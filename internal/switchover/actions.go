@@ -18,8 +18,8 @@ func Actions(w *World) runbook.Actions {
 	a := runbook.Actions{
 		actionPreflight: look(w.preflight),
 		actionToken:     &act{w.seeToken, w.doToken},
-		actionQuiesce:   again(w.quiesce(true)),
-		actionResume:    again(w.quiesce(false)),
+		actionQuiesce:   again(w.quiesce),
+		actionResume:    again(w.goOn),
 		actionPass:      again(w.pass),
 		actionCatchUp:   again(w.drain),
 		actionFence:     &act{w.seeFence, w.doFence},
@@ -32,6 +32,14 @@ func Actions(w *World) runbook.Actions {
 		actionBoot:      &act{w.seeBoot, w.doBoot},
 		actionProbe:     look(w.probe),
 		actionStop:      again(w.stop),
+		actionHalt:      again(w.halt),
+		actionAway:      again(w.putAway),
+		actionStart:     again(w.start),
+		actionAbsent:    look(w.absent),
+		actionHome:      again(w.home),
+		actionDrill:     again(w.drill),
+		actionAside:     again(w.setAside),
+		actionLeave:     again(w.leave),
 		actionRedirect:  &act{w.seeRedirect, w.doRedirect},
 		actionRecord:    &act{w.seeRecord, w.doRecord},
 		actionReverse:   again(w.reverse),
@@ -113,6 +121,14 @@ func result(o dr.Outcome, facts ...string) runbook.Result {
 
 // arguments of a call, read.
 func way(c *runbook.Call) Way { return Way(c.Step.Args[argWay]) }
+
+// at is the site whose machine a step means.
+func at(c *runbook.Call) Site {
+	if c.Step.Args[argAt] == string(Source) {
+		return Source
+	}
+	return Target
+}
 
 func isServer(c *runbook.Call) bool { return c.Step.Args[argMember] == "server" }
 

@@ -33,6 +33,14 @@ const (
 	actionRedirect  = "redirect"
 	actionRecord    = "record"
 	actionReverse   = "reverse"
+	actionAway      = "put-away"
+	actionHalt      = "halt"
+	actionStart     = "start"
+	actionAbsent    = "absent"
+	actionHome      = "home"
+	actionDrill     = "drill"
+	actionAside     = "set-aside"
+	actionLeave     = "quarantine"
 )
 
 // Arguments of steps.
@@ -50,12 +58,17 @@ const (
 	argForce  = "force" // what stands in the way was seen, and is no reason
 	argNoBack = "no-way-back"
 	argRun    = "kind-of-run"
+	argAt     = "at"      // the site whose machine is meant; the target where it is not there
+	argHome   = "home"    // at the source it is a machine of ours from now on
+	argAgain  = "as-was"  // what is on record of a window and of a loss stays
+	argNames  = "members" // of a step that is of several
 )
 
 // builder makes a plan phase by phase: steps of one phase run at once, after all of
 // the phase before.
 type builder struct {
 	e     *config.Estate
+	st    *State
 	plan  *runbook.Plan
 	token int64
 
@@ -66,7 +79,7 @@ type builder struct {
 
 func newBuilder(e *config.Estate, kind string, st *State, members []string, now time.Time) *builder {
 	token := st.Token + 1
-	return &builder{e: e, token: token, plan: &runbook.Plan{
+	return &builder{e: e, st: st, token: token, plan: &runbook.Plan{
 		Format: runbook.Format, Kind: kind, Estate: e.Name, Subject: members, Made: now.UTC(),
 		State: st.digest(members), Params: map[string]string{argToken: strconv.FormatInt(token, 10)},
 	}}

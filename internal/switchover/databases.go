@@ -135,6 +135,20 @@ func (r *rows) Compare(ctx context.Context) (differences []string, count int64, 
 	return differences, count, nil
 }
 
+// SetAside implements Database.
+func (r *rows) SetAside(ctx context.Context, dir string) (facts []string, err error) {
+	tables, err := r.Replicator.SetAside(ctx, dir)
+	for _, t := range tables {
+		if t.File != "" {
+			facts = append(facts, fmt.Sprintf("%s: %d rows are there alone, %d are otherwise: kept in %s", t.Table, t.Only, t.Differs, t.File))
+		}
+	}
+	if err == nil && len(facts) == 0 {
+		facts = []string{"every row is at the other end as well"}
+	}
+	return facts, err
+}
+
 // Reset implements Database.
 func (r *rows) Reset(ctx context.Context) error {
 	if err := r.Remove(ctx); err != nil {

@@ -82,6 +82,11 @@ func (g *Guests) Pass(ctx context.Context, name string) (dr.PointID, []string, e
 	if err != nil {
 		return "", nil, err
 	}
+	return passed(name, res)
+}
+
+// passed is what came of the pass of one server.
+func passed(name string, res *protect.RunResult) (dr.PointID, []string, error) {
 	if len(res.Servers) != 1 {
 		return "", nil, fmt.Errorf("replicate %s: there are %d results", name, len(res.Servers))
 	}
@@ -107,6 +112,25 @@ func (g *Guests) Boot(ctx context.Context, name string, point dr.PointID) ([]str
 			return nil, err
 		}
 	}
+	return g.launch(ctx, name, note)
+}
+
+// Start implements Machines.
+func (g *Guests) Start(ctx context.Context, name string) ([]string, error) {
+	if running, err := g.Running(ctx, name); err != nil || running {
+		return []string{"it runs already"}, err
+	}
+	note, err := g.readNote(name)
+	if err == nil && note == nil {
+		err = fmt.Errorf("start %s: there is no machine of that name in %s", name, filepath.Join(g.store, machinesDir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g.launch(ctx, name, note)
+}
+
+func (g *Guests) launch(ctx context.Context, name string, note *machineNote) ([]string, error) {
 	taps, err := g.taps(ctx, name, note.Cards)
 	if err != nil {
 		return nil, err
@@ -216,7 +240,7 @@ func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.F
 	}
 	o := adapt.Options{Firmware: string(n.Firmware), Persistent: true}
 	if maps := g.estate.Target.Network; len(maps) > 0 {
-		o.Readdress = func(a netip.Addr) netip.Addr { return Mapped(maps, a) }
+		o.Readdress = func(a netip.Addr) netip.Addr { return config.Mapped(maps, a) }
 	}
 	report, err := adapt.Apply(ctx, a, facts, o)
 	if err := errors.Join(err, a.Close()); err != nil {
@@ -247,26 +271,40 @@ func (g *Guests) taps(ctx context.Context, name string, cards []vm.NIC) (out []v
 
 var errTap = errors.New("ip did not do it")
 
-// Stop implements Machines. The machine's directory is kept under another name, with
-// its disk.
-func (g *Guests) Stop(ctx context.Context, name string) ([]string, error) {
-	l := g.lasting(name)
-	orderly, err := l.PowerDown(ctx, stopGrace)
+// Halt implements Machines.
+func (g *Guests) Halt(ctx context.Context, name string) ([]string, error) {
+	running, err := g.Running(ctx, name)
+	if err != nil || !running {
+		return []string{"no machine of that name runs"}, err
+	}
+	orderly, err := g.lasting(name).PowerDown(ctx, stopGrace)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(l.Dir); errors.Is(err, fs.ErrNotExist) {
+	if !orderly {
+		return []string{fmt.Sprintf("it did not shut down within %s and was switched off", stopGrace)}, nil
+	}
+	return []string{"it shut down"}, nil
+}
+
+// PutAway implements Machines.
+func (g *Guests) PutAway(ctx context.Context, name string) ([]string, error) {
+	dir := g.lasting(name).Dir
+	running, err := g.Running(ctx, name)
+	if err == nil && running {
+		err = hinted("look at it, and shut it down if nobody needs it", "put machine %s aside: it runs", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return []string{"there is no machine of that name"}, nil
 	}
-	kept := l.Dir + ".stopped-" + time.Now().UTC().Format("20060102T150405Z")
-	if err := atomicfile.Rename(l.Dir, kept); err != nil {
+	kept := dir + ".stopped-" + time.Now().UTC().Format("20060102T150405.000Z")
+	if err := atomicfile.Rename(dir, kept); err != nil {
 		return nil, fmt.Errorf("keep the disk of %s: %w", name, err)
 	}
-	facts := []string{"its disk is kept in " + kept}
-	if !orderly {
-		facts = append(facts, fmt.Sprintf("it did not shut down within %s and was switched off", stopGrace))
-	}
-	return facts, nil
+	return []string{"its disk is kept in " + kept}, nil
 }
 
 // Probe implements Machines: every probe of the server answers at the address it has
@@ -342,35 +380,11 @@ func (g *Guests) login(name string) ([]string, error) {
 // address is where a server is at the target: its address at the source, through
 // network.map.
 func (g *Guests) address(s *config.Server) (string, error) {
-	a, err := netip.ParseAddr(s.Host)
+	a, err := sourceAddress(s)
 	if err != nil {
-		found, err := net.LookupHost(s.Host)
-		if err != nil || len(found) == 0 {
-			return "", fmt.Errorf("find the address of %s: %w", s.Name, err)
-		}
-		if a, err = netip.ParseAddr(found[0]); err != nil {
-			return "", err
-		}
+		return "", err
 	}
-	return Mapped(g.estate.Target.Network, a).String(), nil
-}
-
-// Mapped is the address that stands for a at the target.
-func Mapped(maps []config.NetworkMap, a netip.Addr) netip.Addr {
-	for _, m := range maps {
-		if !m.From.Contains(a) {
-			continue
-		}
-		from, to := a.AsSlice(), m.To.Addr().AsSlice()
-		for bit := m.From.Bits(); bit < len(from)*8; bit++ {
-			mask := byte(0x80 >> (bit % 8))
-			to[bit/8] = to[bit/8]&^mask | from[bit/8]&mask
-		}
-		if b, ok := netip.AddrFromSlice(to); ok {
-			return b
-		}
-	}
-	return a
+	return config.Mapped(g.estate.Target.Network, a).String(), nil
 }
 
 func probe(ctx context.Context, p config.Probe, address string) (string, error) {

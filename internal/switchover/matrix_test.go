@@ -158,7 +158,7 @@ func TestFailover(t *testing.T) {
 		for _, name := range everything {
 			p := s.pairs[name]
 			if p.server {
-				p.point = map[int]bool{1: true}
+				p.point[Target] = map[int]bool{1: true}
 			}
 		}
 		s.down[Source] = true
@@ -197,8 +197,8 @@ func TestFailoverInCutover(t *testing.T) {
 				moved = false
 				rest = append(rest, name)
 			}
-			if p := s.pairs[name]; p.server && p.point == nil {
-				p.point = map[int]bool{}
+			if p := s.pairs[name]; p.server && p.point[Target] == nil {
+				p.point[Target] = map[int]bool{}
 			}
 		}
 		if moved {

@@ -60,7 +60,7 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 	if len(m.all) == 0 {
 		return nil, errors.New("plan cutover: nothing is chosen")
 	}
-	if err := movable(e, m); err != nil {
+	if err := movable(e, st, m); err != nil {
 		return nil, err
 	}
 	b := newBuilder(e, Cutover, st, m.all, p.Now)
@@ -73,7 +73,8 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 		strings.Join(m.all, ", "), e.Source.Name, e.Target.Name, e.Target.Name, e.Switchover.Window))
 	b.catchUp(m)
 	b.onRecord(m.all, nil, Forward)
-	b.phase("quiesce", "Quiesce the applications", func() { b.quiesce(m) })
+	b.away(m.servers, Target)
+	b.phase("quiesce", "Quiesce the applications", func() { b.quiesce(m, Forward) })
 	b.phase("fence", "Fence "+e.Source.Name, func() { b.fence(m, Forward) })
 	b.phase("promote", "Promote "+e.Target.Name, func() { b.promote(m, Forward, e.Switchover.Window) })
 	b.phase("boot", "Start servers at "+e.Target.Name, func() { b.boot(m, nil) })
@@ -86,10 +87,10 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 }
 
 // movable refuses what could only fail when applications stand still already.
-func movable(e *config.Estate, m members) error {
+func movable(e *config.Estate, st *State, m members) error {
 	for _, name := range m.servers {
 		s := e.Server(dr.ServerName(name))
-		if s.Fence == nil && (s.Quiesce == nil || len(s.Quiesce.Stop) == 0) {
+		if s.Fence == nil && (s.Quiesce == nil || len(s.Quiesce.Stop) == 0) && !st.Member(name).Home {
 			return hinted("give it fence: {command: …, check: …}, or quiesce: {stop: [UNIT…]}",
 				"plan cutover: nothing says how to make %s unable to serve at %s", name, e.Source.Name)
 		}
@@ -111,6 +112,7 @@ func (b *builder) cutoverNotes(m members, seen Seen) {
 			b.note("%s: %s", name, strings.Join(s.Trouble, "; "))
 		}
 	}
+	b.gapNotes(m.servers)
 	for _, name := range m.servers {
 		switch points := seen.Points[name]; {
 		case len(points) == 0:
@@ -121,6 +123,15 @@ func (b *builder) cutoverNotes(m members, seen Seen) {
 	}
 	if len(b.e.Switchover.Redirect) == 0 {
 		b.note("leeward.yaml says nothing of redirect: lead clients to %s yourself", b.e.Target.Name)
+	}
+}
+
+// gapNotes says which servers write on between the final pass and the fence.
+func (b *builder) gapNotes(servers []string) {
+	for _, name := range servers {
+		if b.e.Server(dr.ServerName(name)).Quiesce == nil {
+			b.note("%s: nothing says how its applications stand still (quiesce:): what they write between the final pass and the fence is lost", name)
+		}
 	}
 }
 
@@ -135,8 +146,10 @@ func (b *builder) preflight(m members, way Way, p Params) {
 		s := runbook.Step{ID: "preflight." + name, Action: actionPreflight, Object: name, Looks: true, Timeout: 5 * time.Minute,
 			Args: map[string]string{argMember: b.kind(name), argWay: string(way)}, Commands: b.hand(actionPreflight, name, way)}
 		switch {
+		case b.e.Database(name) == nil && way == Back:
+			s.Title = fmt.Sprintf("look whether %s runs at %s", name, b.e.Target.Name)
 		case b.e.Database(name) == nil:
-			s.Title = fmt.Sprintf("look whether %s can move: its recovery point, its drill, the room for it", name)
+			s.Title = fmt.Sprintf("look whether %s can move: whether no machine of it runs at %s", name, b.e.Target.Name)
 		case way == Forward:
 			s.Title = fmt.Sprintf("look whether %s can move, and come back: both ends, lag, what replication needs", name)
 		default:
@@ -170,30 +183,32 @@ func (b *builder) catchUp(m members) {
 			Commands: b.hand(actionCatchUp, name, Forward)})
 	}
 	for _, name := range m.servers {
-		b.add(b.pass(name, "before.", false))
+		b.add(b.pass(name, "before.", Forward, false))
 	}
 	b.barrier()
 }
 
-func (b *builder) pass(name, prefix string, down bool) runbook.Step {
+func (b *builder) pass(name, prefix string, way Way, down bool) runbook.Step {
+	to := way.from().Other()
 	return runbook.Step{ID: "pass." + prefix + name, Action: actionPass, Object: name, Timeout: 4 * time.Hour, Down: down,
-		Title: fmt.Sprintf("make a recovery point of %s", name), Commands: b.hand(actionPass, name, Forward)}
+		Title: fmt.Sprintf("make a recovery point of %s at %s", name, b.site(to)), Args: map[string]string{argAt: string(to)},
+		Commands: b.hand(actionPass, name, way)}
 }
 
 // quiesce halts applications, the last to start first, and takes a final pass.
-func (b *builder) quiesce(m members) {
+func (b *builder) quiesce(m members, way Way) {
 	for _, name := range slices.Backward(m.servers) {
 		s := b.e.Server(dr.ServerName(name))
 		if s.Quiesce == nil {
 			continue
 		}
 		b.chain(runbook.Step{ID: "quiesce." + name, Action: actionQuiesce, Object: name, Timeout: 5 * time.Minute, Down: true,
-			Title:    fmt.Sprintf("make the applications of %s stand still: %s", name, quiesceWords(s.Quiesce)),
+			Title: fmt.Sprintf("make the applications of %s stand still: %s", name, quiesceWords(s.Quiesce)), Args: map[string]string{argAt: string(way.from())},
 			Commands: quiesceCommands(s), Look: fmt.Sprintf("look at %s: are its applications stopped", name)})
 	}
 	b.barrier()
 	for _, name := range m.servers {
-		b.add(b.pass(name, "final.", true))
+		b.add(b.pass(name, "final.", way, true))
 	}
 }
 
@@ -257,11 +272,21 @@ func (b *builder) fence(m members, way Way) {
 		return
 	}
 	for _, name := range m.servers {
-		s := b.e.Server(dr.ServerName(name))
-		b.add(runbook.Step{ID: "fence." + name, Action: actionFence, Object: name, Timeout: 5 * time.Minute, Down: true,
-			Title: fmt.Sprintf("make %s at %s unable to serve: %s", name, b.site(from), fenceWords(s)), Args: b.args(name, way),
-			Commands: fenceCommands(s), Look: fmt.Sprintf("look at %s at %s: does it run, do its services", name, b.site(from))})
+		b.add(b.fenceServer("fence.", name, true))
 	}
+}
+
+// fenceServer makes a server at the source unable to serve.
+func (b *builder) fenceServer(prefix, name string, down bool) runbook.Step {
+	s, words := b.e.Server(dr.ServerName(name)), ""
+	if b.st.Member(name).Home {
+		words = "shut its machine down"
+	} else {
+		words = fenceWords(s)
+	}
+	return runbook.Step{ID: prefix + name, Action: actionFence, Object: name, Timeout: 5 * time.Minute, Down: down,
+		Title: fmt.Sprintf("make %s at %s unable to serve: %s", name, b.e.Source.Name, words), Args: b.args(name, Forward),
+		Commands: fenceCommands(s), Look: fmt.Sprintf("look at %s at %s: does it run, do its services", name, b.e.Source.Name)}
 }
 
 // onRecord puts on record that members are being moved, before anything is changed:
@@ -312,6 +337,10 @@ func (b *builder) record(name string, to Site, window time.Duration, lost bool, 
 	if lost {
 		args[argLost] = "yes"
 	}
+	b.recordAs(name, to, args, after...)
+}
+
+func (b *builder) recordAs(name string, to Site, args map[string]string, after ...string) {
 	b.add(runbook.Step{ID: "record." + name, Action: actionRecord, Object: name, Timeout: time.Minute,
 		Title: fmt.Sprintf("put on record that %s is primary at %s, under token %d", name, b.site(to), b.token), Args: args,
 		Commands: []string{fmt.Sprintf("# write down: %s is primary at %s", name, b.site(to))}}, after...)
@@ -321,18 +350,41 @@ func (b *builder) record(name string, to Site, window time.Duration, lost bool, 
 // answers.
 func (b *builder) boot(m members, points map[string]dr.PointID) {
 	for _, name := range m.servers {
-		args := b.args(name, Forward)
-		title := fmt.Sprintf("start %s at %s from its newest recovery point", name, b.e.Target.Name)
-		if p := points[name]; p != "" {
-			args[argPoint] = string(p)
-			title = fmt.Sprintf("start %s at %s from recovery point %s", name, b.e.Target.Name, p)
-		}
-		b.chain(runbook.Step{ID: "boot." + name, Action: actionBoot, Object: name, Timeout: 20 * time.Minute, Down: true, Title: title, Args: args,
-			Commands: b.hand(actionBoot, name, Forward), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.e.Target.Name)})
-		b.chain(runbook.Step{ID: "probe." + name, Action: actionProbe, Object: name, Timeout: 20 * time.Minute, Down: true, Looks: true,
-			Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, Forward)})
-		b.barrier()
+		b.bootOne(name, Target, points[name])
 		b.record(name, Target, b.e.Switchover.Window, b.plan.Kind == Failover)
+	}
+}
+
+// bootOne starts a server at a site and waits until it answers there.
+func (b *builder) bootOne(name string, at Site, point dr.PointID) {
+	args := b.args(name, Forward)
+	args[argAt] = string(at)
+	title := fmt.Sprintf("start %s at %s from its newest recovery point", name, b.site(at))
+	if point != "" {
+		args[argPoint] = string(point)
+		title = fmt.Sprintf("start %s at %s from recovery point %s", name, b.site(at), point)
+	}
+	b.chain(runbook.Step{ID: "boot." + name, Action: actionBoot, Object: name, Timeout: 20 * time.Minute, Down: true, Title: title, Args: args,
+		Commands: b.hand(actionBoot, name, Forward), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.site(at))})
+	b.probes(name, at)
+}
+
+func (b *builder) probes(name string, at Site) {
+	args := b.args(name, Forward)
+	args[argAt] = string(at)
+	b.chain(runbook.Step{ID: "probe." + name, Action: actionProbe, Object: name, Timeout: 20 * time.Minute, Down: true, Looks: true,
+		Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, Forward)})
+	b.barrier()
+}
+
+// away puts aside what an earlier stay of servers left at a site, so that they begin
+// there with a recovery point.
+func (b *builder) away(servers []string, at Site) {
+	for _, name := range servers {
+		b.add(runbook.Step{ID: "put-away." + name, Action: actionAway, Object: name, Timeout: 2 * time.Minute,
+			Title: fmt.Sprintf("put aside the disk of an earlier stay of %s at %s, if there is one", name, b.site(at)),
+			Args:  map[string]string{argMember: "server", argAt: string(at)},
+			Commands: []string{fmt.Sprintf("mv machines/%s machines/%s.stopped-DATE  # in the store at %s", name, name, b.site(at))}})
 	}
 }
 

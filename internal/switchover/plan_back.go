@@ -18,18 +18,21 @@ import (
 func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Plan, error) {
 	m := ordered(e, p.Members)
 	var moved, begun members
+	var staying []string
 	for _, name := range m.all {
 		s := st.Member(name)
 		switch {
+		case s.By == Failback && s.Moving == Source:
+			staying = append(staying, name)
 		case s.Lost:
-			return nil, hinted("go back by failback", "plan rollback: %s was failed over at %s: what its source still has was never drained",
+			return nil, hinted("go back by leeward failback plan", "plan rollback: %s was failed over at %s: what its source still has was never drained",
 				name, s.Since.Format(time.RFC3339))
 		case s.Moving == Source:
 			return nil, hinted("go on with it: leeward rollback resume", "plan rollback: %s is on its way back already, by run %s", name, s.Run)
 		case s.Primary == Source && s.Moving == "":
 			return nil, hinted("name what was moved", "plan rollback: %s is primary at %s and was not moved", name, e.Source.Name)
 		case s.Moving == "" && !s.Until.IsZero() && p.Now.After(s.Until):
-			return nil, hinted("go back by failback", "plan rollback: the window of %s ended at %s", name, s.Until.Format(time.RFC3339))
+			return nil, hinted("go back by leeward failback plan", "plan rollback: the window of %s ended at %s", name, s.Until.Format(time.RFC3339))
 		}
 		switch {
 		case e.Database(name) == nil:
@@ -39,6 +42,12 @@ func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 		default:
 			begun.databases = append(begun.databases, name)
 		}
+	}
+	if len(staying) == len(m.all) && len(staying) > 0 {
+		return planStay(e, st, m, p)
+	}
+	if len(staying) > 0 {
+		return nil, hinted("name them, or the others, alone", "plan rollback: a failback of %s was begun, and none of the others", strings.Join(staying, ", "))
 	}
 	moved.all = moved.databases
 	b := newBuilder(e, Rollback, st, m.all, p.Now)
@@ -58,7 +67,8 @@ func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 	b.phase("promote", "Let "+e.Source.Name+" write again", func() {
 		b.promote(moved, Back, 0)
 		for _, name := range begun.databases {
-			b.letGo(name)
+			b.letGo(name, Forward)
+			b.record(name, Source, 0, false, "unfence."+name)
 		}
 	})
 	b.phase("boot", "Let the servers of "+e.Source.Name+" go on", func() { b.goOn(begun.servers) })
@@ -88,13 +98,13 @@ func (b *builder) stopAll(servers []string) {
 	}
 }
 
-// letGo takes the fence from a database whose standby was not promoted.
-func (b *builder) letGo(name string) {
-	id := b.add(runbook.Step{ID: "unfence." + name, Action: actionUnfence, Object: name, Timeout: 5 * time.Minute, Down: true,
-		Title: fmt.Sprintf("make sure that %s was not promoted at %s, then let %s write", name, b.e.Target.Name, b.e.Source.Name),
-		Args:  b.args(name, Forward), Commands: b.hand(actionUnfence, name, Forward),
+// letGo takes the fence from a database whose standby was not promoted, at the site
+// that a way leads from.
+func (b *builder) letGo(name string, way Way) {
+	b.add(runbook.Step{ID: "unfence." + name, Action: actionUnfence, Object: name, Timeout: 5 * time.Minute, Down: true,
+		Title: fmt.Sprintf("make sure that %s was not promoted at %s, then let %s write", name, b.site(way.from().Other()), b.site(way.from())),
+		Args:  b.args(name, way), Commands: b.hand(actionUnfence, name, way),
 		Look: fmt.Sprintf("look at %s at both sites: which of them can be written to", name)})
-	b.record(name, Source, 0, false, id)
 }
 
 // goOn lets servers of the source serve again, in the order they start.
@@ -104,13 +114,20 @@ func (b *builder) goOn(servers []string) {
 		b.chain(runbook.Step{ID: "unfence." + name, Action: actionUnfence, Object: name, Timeout: 5 * time.Minute, Down: true,
 			Title: fmt.Sprintf("make sure that %s is stopped at %s, then take its fence at %s away", name, b.e.Target.Name, b.e.Source.Name),
 			Args:  b.args(name, Forward), Commands: unfenceCommands(s), Look: fmt.Sprintf("look whether %s runs at both sites", name)})
-		if s.Quiesce != nil {
-			b.chain(runbook.Step{ID: "resume." + name, Action: actionResume, Object: name, Timeout: 5 * time.Minute, Down: true,
-				Title: fmt.Sprintf("let the applications of %s go on", name), Args: b.args(name, Forward), Commands: resumeCommands(s)})
-		}
-		b.barrier()
+		b.resume(s, Source)
 		b.record(name, Source, 0, false)
 	}
+}
+
+// resume lets the applications of a server go on.
+func (b *builder) resume(s *config.Server, at Site) {
+	if s.Quiesce != nil {
+		args := b.args(string(s.Name), Forward)
+		args[argAt] = string(at)
+		b.chain(runbook.Step{ID: "resume." + string(s.Name), Action: actionResume, Object: string(s.Name), Timeout: 5 * time.Minute, Down: true,
+			Title: fmt.Sprintf("let the applications of %s go on", s.Name), Args: args, Commands: resumeCommands(s)})
+	}
+	b.barrier()
 }
 
 func unfenceCommands(s *config.Server) []string {
@@ -166,6 +183,7 @@ func PlanFailover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 	b.failoverPreflight(m, p)
 	b.approval(b.failoverQuestion(m))
 	b.onRecord(nil, m.all, Forward)
+	b.away(slices.DeleteFunc(slices.Clone(m.servers), func(name string) bool { return st.Member(name).Moving != "" }), Target)
 	b.phase("fence", "Make sure that "+e.Source.Name+" cannot write", func() { b.cutOff(m) })
 	b.phase("promote", "Promote "+e.Target.Name, func() { b.failDatabases(m, p) })
 	b.phase("boot", "Start servers at "+e.Target.Name, func() { b.boot(m, points) })
@@ -266,6 +284,9 @@ func (b *builder) failoverQuestion(m members) string {
 func (b *builder) cutOffOf(name string) *config.Work {
 	if db := b.e.Database(name); db != nil {
 		return db.Fence
+	}
+	if b.st.Member(name).Home {
+		return nil // the user's fence is of the machine it was before
 	}
 	return b.e.Server(dr.ServerName(name)).Fence
 }

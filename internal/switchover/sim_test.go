@@ -35,10 +35,13 @@ type end struct {
 type pair struct {
 	server bool
 	ends   map[Site]*end
-	still  bool // server: its applications at the source stand still
-	runs   bool // server: a machine of it runs at the target
-	point  map[int]bool
-	acked  []int // transactions that some site acknowledged, in order
+	still  map[Site]bool // server: its applications stand still
+	runs   map[Site]bool // server: a machine of ours runs it; at the source it is one only once it came home
+	made   map[Site]bool // server: there is such a machine
+	old    bool          // server: at the source it is still what it was before all
+	point  map[Site]map[int]bool // server: the newest recovery point at a site
+	aside  []int                 // transactions that were set aside
+	acked  []int                 // transactions that some site acknowledged, in order
 }
 
 // sim is a simulated estate. Before and after each effect clients write wherever they
@@ -65,7 +68,8 @@ type sim struct {
 func newSim(t *testing.T) *sim {
 	s := &sim{t: t, pairs: map[string]*pair{}, leads: Source, down: map[Site]bool{}, state: &State{Format: stateFormat}}
 	for _, name := range []string{"shop", "plant", "web1"} {
-		p := &pair{server: name == "web1", ends: map[Site]*end{Source: {has: map[int]bool{}}, Target: {has: map[int]bool{}}}}
+		p := &pair{server: name == "web1", ends: map[Site]*end{Source: {has: map[int]bool{}}, Target: {has: map[int]bool{}}},
+			still: map[Site]bool{}, runs: map[Site]bool{}, made: map[Site]bool{}, old: true, point: map[Site]map[int]bool{}}
 		p.ends[Target].phase = engine.Following
 		s.pairs[name] = p
 	}
@@ -84,7 +88,7 @@ func simEstate() *config.Estate {
 		Databases: []config.Database{db("shop"), db("plant")},
 		Servers:   []config.Server{{Name: "web1", Host: "10.10.0.11", Quiesce: &config.Quiesce{Stop: []string{"web.service"}}}},
 		Groups:    []config.Group{{Name: "all", Order: []string{"shop", "plant", "web1"}}},
-		Switchover: config.Switchover{Window: time.Hour, Grace: time.Second, Approval: time.Hour, Redirect: []config.Redirect{{Name: "db", DNS: &config.DNS{
+		Switchover: config.Switchover{Failback: &config.Failback{Host: "kvm1", Store: "/home", Bridge: "br0", Drill: true}, Window: time.Hour, Grace: time.Second, Approval: time.Hour, Redirect: []config.Redirect{{Name: "db", DNS: &config.DNS{
 			Server: "10.20.0.2:53", Zone: "lab.", Record: "db.lab.", TTL: time.Second, Source: addr("10.10.0.13"), Target: addr("10.20.0.13")}}}},
 	}
 }
@@ -93,10 +97,10 @@ func simEstate() *config.Estate {
 func (p *pair) writes(at Site) bool {
 	e := p.ends[at]
 	switch {
-	case p.server && at == Source:
-		return !p.still && !e.fenced
+	case p.server && at == Source && p.old:
+		return !p.still[at] && !e.fenced
 	case p.server:
-		return p.runs
+		return p.runs[at] && !p.still[at]
 	case at == Source:
 		return !e.fenced
 	}
@@ -236,6 +240,16 @@ func (d *simDB) Compare(context.Context) (differences []string, rows int64, err 
 	return differences, rows, err
 }
 
+func (d *simDB) SetAside(context.Context, string) ([]string, error) {
+	return nil, d.s.effect(func() {
+		for n := range d.p.ends[d.from.Other()].has {
+			if !d.p.ends[d.from].has[n] {
+				d.p.aside = append(d.p.aside, n)
+			}
+		}
+	}, Source, Target)
+}
+
 func (d *simDB) Reset(context.Context) error {
 	return d.s.effect(func() { d.p.ends[d.from.Other()].phase = engine.Absent }, Source, Target)
 }
@@ -252,48 +266,75 @@ func (s *sim) SetToken(_ context.Context, name string, at Site, token int64) err
 	}, at)
 }
 
-// simHosts are the Hosts of a sim.
-type simHosts struct{ *sim }
+// simHosts are the Hosts of one site of a sim.
+type simHosts struct {
+	*sim
+	at Site
+}
 
 func (s simHosts) Quiesce(_ context.Context, name string, still bool) ([]string, error) {
-	return nil, s.effect(func() { s.pairs[name].still = still }, Source)
+	p := s.pairs[name]
+	if s.at == Target && !p.runs[s.at] {
+		return nil, errDown
+	}
+	return nil, s.effect(func() { p.still[s.at] = still }, s.at)
 }
 
 func (s simHosts) Fence(_ context.Context, name string, on bool, token int64) ([]string, error) {
 	return nil, s.effect(func() {
-		e := s.pairs[name].ends[Source]
+		e := s.pairs[name].ends[s.at]
 		e.fenced, e.token = on, max(e.token, token)
-	}, Source)
+	}, s.at)
 }
 
 func (s simHosts) Fenced(_ context.Context, name string) (o dr.Outcome, facts []string, err error) {
 	err = s.see(func() {
 		o = dr.NotDone
-		if s.pairs[name].ends[Source].fenced {
+		if s.pairs[name].ends[s.at].fenced {
 			o = dr.Done
 		}
-	}, Source)
+	}, s.at)
 	return o, nil, err
 }
 
-// simMachines are the Machines of a sim.
-type simMachines struct{ *sim }
-
-func (s simMachines) Pass(_ context.Context, name string) (dr.PointID, []string, error) {
-	return "20260101T000000.000Z", nil, s.effect(func() { s.pairs[name].point = maps.Clone(s.pairs[name].ends[Source].has) }, Source, Target)
+// simMachines are the Machines of one site of a sim, and its Home at the source.
+type simMachines struct {
+	*sim
+	at Site
 }
 
-func (s simMachines) Boot(_ context.Context, name string, _ dr.PointID) ([]string, error) {
+func (s simMachines) Pass(_ context.Context, name string) (dr.PointID, []string, error) {
+	return "20260101T000000.000Z", nil, s.effect(func() { s.pairs[name].point[s.at] = maps.Clone(s.pairs[name].ends[s.at.Other()].has) }, Source, Target)
+}
+
+func (s simMachines) Boot(ctx context.Context, name string, _ dr.PointID) ([]string, error) {
+	p := s.pairs[name]
+	if p.made[s.at] {
+		return s.Start(ctx, name)
+	}
 	return nil, s.effect(func() {
-		if p := s.pairs[name]; !p.runs {
-			p.runs, p.ends[Target].has = true, maps.Clone(p.point)
+		p.runs[s.at], p.made[s.at], p.still[s.at], p.ends[s.at].has = true, true, false, maps.Clone(p.point[s.at])
+		if s.at == Source {
+			p.old, p.ends[s.at].fenced = false, false
 		}
-	}, Target)
+	}, s.at)
+}
+
+func (s simMachines) Start(_ context.Context, name string) ([]string, error) {
+	p := s.pairs[name]
+	if !p.made[s.at] {
+		return nil, errors.New("there is no machine")
+	}
+	return nil, s.effect(func() {
+		if !p.runs[s.at] {
+			p.runs[s.at], p.still[s.at] = true, false
+		}
+	}, s.at)
 }
 
 func (s simMachines) Probe(_ context.Context, name string) ([]string, error) {
 	var runs bool
-	err := s.see(func() { runs = s.pairs[name].runs }, Target)
+	err := s.see(func() { runs = s.pairs[name].runs[s.at] }, s.at)
 	if err == nil && !runs {
 		err = errors.New("it does not run")
 	}
@@ -301,12 +342,28 @@ func (s simMachines) Probe(_ context.Context, name string) ([]string, error) {
 }
 
 func (s simMachines) Running(_ context.Context, name string) (runs bool, err error) {
-	err = s.see(func() { runs = s.pairs[name].runs }, Target)
+	err = s.see(func() { runs = s.pairs[name].runs[s.at] }, s.at)
 	return runs, err
 }
 
-func (s simMachines) Stop(_ context.Context, name string) ([]string, error) {
-	return nil, s.effect(func() { s.pairs[name].runs = false }, Target)
+func (s simMachines) Halt(_ context.Context, name string) ([]string, error) {
+	return nil, s.effect(func() { s.pairs[name].runs[s.at] = false }, s.at)
+}
+
+func (s simMachines) PutAway(_ context.Context, name string) ([]string, error) {
+	p := s.pairs[name]
+	if p.runs[s.at] {
+		return nil, errors.New("it runs")
+	}
+	return nil, s.effect(func() { p.made[s.at] = false }, s.at)
+}
+
+func (s simMachines) Ready(context.Context, []string) ([]string, error) {
+	return nil, s.see(func() {}, s.at)
+}
+
+func (s simMachines) Drill(context.Context, []string) ([]string, error) {
+	return nil, s.see(func() {}, s.at)
 }
 
 func (s *sim) Lead(_ context.Context, _ string, to Site) ([]string, error) {
@@ -339,7 +396,8 @@ func (s *sim) Ask(_ context.Context, q runbook.Question) (runbook.Answer, error)
 }
 
 func (s *sim) world() *World {
-	return &World{Databases: s, Tokens: s, Hosts: simHosts{s}, Machines: simMachines{s}, Names: s, State: simState{s},
+	return &World{Databases: s, Tokens: s, Hosts: simHosts{s, Source}, Guests: simHosts{s, Target}, Machines: simMachines{s, Target},
+		Home: simMachines{s, Source}, Names: s, State: simState{s},
 		Shell: runbook.Local{}, Asker: s, Now: time.Now}
 }
 
@@ -380,8 +438,8 @@ func (s *sim) plan(kind string, names ...string) (*runbook.Plan, error) {
 			}
 			continue
 		}
-		seen.Machines[n] = p.runs
-		if p.point != nil {
+		seen.Machines[n] = p.runs[Target]
+		if p.point[Target] != nil {
 			seen.Points[n] = []Point{{ID: "20260101T000000.000Z", At: time.Now(), Proven: true}}
 		}
 	}
@@ -391,6 +449,8 @@ func (s *sim) plan(kind string, names ...string) (*runbook.Plan, error) {
 		return PlanCutover(simEstate(), st, seen, p)
 	case Failover:
 		return PlanFailover(simEstate(), st, seen, p)
+	case Failback:
+		return PlanFailback(simEstate(), st, seen, p)
 	}
 	return PlanRollback(simEstate(), st, seen, p)
 }
@@ -404,8 +464,11 @@ func (s *sim) apply(dir, kind string, names ...string) (id string, rep runbook.R
 	}
 	r, err := runbook.Begin(dir, p, s.options())
 	if err != nil {
-		if all, _ := runbook.List(dir); len(all) > 0 {
-			id = all[len(all)-1].ID
+		all, _ := runbook.List(dir)
+		for _, r := range all {
+			if r.Kind == kind {
+				id = r.ID
+			}
 		}
 		return id, rep, err
 	}

@@ -39,6 +39,7 @@ type Member struct {
 	// Pending is the token of the run that moves it: no older run may go on.
 	Pending int64     `json:"pending,omitempty"`
 	Run     string    `json:"run,omitempty"` // the last run that set this
+	By      string    `json:"by,omitempty"`  // its kind
 	Since   time.Time `json:"since,omitzero"`
 	// Until ends the window in which a rollback is offered.
 	Until time.Time `json:"until,omitzero"`
@@ -46,6 +47,9 @@ type Member struct {
 	// has is not here. It must not write until somebody has looked at that.
 	Lost  bool       `json:"lost,omitempty"`
 	Point dr.PointID `json:"point,omitempty"` // that a server was booted from
+	// Home is set of a server that came back: at the source it is a machine of ours on
+	// the failback host since.
+	Home bool `json:"home,omitempty"`
 }
 
 // Member returns how a member stands; one that was never moved is primary at the

@@ -1,6 +1,6 @@
 // Package switchover moves applications from one site to the other: cutover, which is
-// planned and loses nothing, failover, which is not and says what it loses, and
-// rollback. Each is a pure function from the estate, the state and what was seen of
+// planned and loses nothing, failover, which is not and says what it loses, rollback,
+// and failback, which brings all of it home. Each is a pure function from the estate, the state and what was seen of
 // both sites to a plan of package runbook, and a set of actions that do its steps.
 //
 // What must never happen is that both sites write. So each action that lets a site
@@ -26,6 +26,7 @@ const (
 	Cutover  = "cutover"
 	Failover = "failover"
 	Rollback = "rollback"
+	Failback = "failback"
 )
 
 // Site is one of the two sites of leeward.yaml. Sites keep these names, whichever of
@@ -73,6 +74,10 @@ type Database interface {
 	Ready(ctx context.Context) (blockers, notes []string, err error)
 	// Compare compares all rows of both ends and tells what differs.
 	Compare(ctx context.Context) (differences []string, rows int64, err error)
+	// SetAside writes into dir every row of the end that is replicated to that
+	// replicating this way would remove or change, and tells how many there are. It
+	// changes neither end.
+	SetAside(ctx context.Context, dir string) (facts []string, err error)
 	// Reset forgets that the end was ever primary, and what is known of this way: the
 	// next drain compares everything.
 	Reset(ctx context.Context) error
@@ -94,7 +99,7 @@ type Tokens interface {
 	SetToken(ctx context.Context, database string, at Site, token int64) error
 }
 
-// Hosts are the servers at the source.
+// Hosts are the servers at a site, reached by their own ssh or by the user's commands.
 type Hosts interface {
 	// Quiesce makes the applications of a server stand still, or lets them go on.
 	Quiesce(ctx context.Context, server string, still bool) ([]string, error)
@@ -105,18 +110,33 @@ type Hosts interface {
 	Fenced(ctx context.Context, server string) (dr.Outcome, []string, error)
 }
 
-// Machines are the servers at the target.
+// Machines are the servers that run from their replicas at a site.
 type Machines interface {
-	// Pass makes a recovery point of a server, and returns it.
+	// Pass makes a recovery point there of a server at the other site, and returns it.
 	Pass(ctx context.Context, server string) (dr.PointID, []string, error)
-	// Boot starts a server from a recovery point, unless it runs already.
+	// Boot starts a server from a recovery point, unless its machine is there already:
+	// then that is started, with what it wrote, unless it runs.
 	Boot(ctx context.Context, server string, point dr.PointID) ([]string, error)
+	// Start starts a machine that is there, unless it runs.
+	Start(ctx context.Context, server string) ([]string, error)
 	// Probe waits until a server that was booted answers.
 	Probe(ctx context.Context, server string) ([]string, error)
 	// Running looks whether it runs.
 	Running(ctx context.Context, server string) (bool, error)
-	// Stop shuts it down and keeps its disk.
-	Stop(ctx context.Context, server string) ([]string, error)
+	// Halt shuts it down; its machine stays as it is.
+	Halt(ctx context.Context, server string) ([]string, error)
+	// PutAway keeps the disk of a machine that does not run under another name: the next
+	// Boot begins with a recovery point. A machine that is not there is away.
+	PutAway(ctx context.Context, server string) ([]string, error)
+}
+
+// Home is the host at the source that servers come back to.
+type Home interface {
+	Machines
+	// Ready reaches the host, makes it ready for servers and tells of it.
+	Ready(ctx context.Context, servers []string) ([]string, error)
+	// Drill boots the newest recovery points there, in isolation, and proves them.
+	Drill(ctx context.Context, servers []string) ([]string, error)
 }
 
 // Names leads clients to a site.
@@ -131,12 +151,15 @@ type Names interface {
 type World struct {
 	Databases Databases
 	Tokens    Tokens
-	Hosts     Hosts
-	Machines  Machines
+	Hosts     Hosts    // the servers at the source
+	Machines  Machines // at the target …
+	Guests    Hosts    // … and the same as their own systems are reached
+	Home      Home
 	Names     Names
 	State     Keeper
 	Shell     runbook.Shell
 	Asker     runbook.Asker
+	Aside     string // directory for what is set aside
 	Now       func() time.Time
 }
 

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -8,12 +9,18 @@ import (
 
 // writeAccess puts into the lab's directory what reaches the servers from
 // Dallas: the key, known_hosts, ssh_config and an estate file for Leeward.
-func (l *Lab) writeAccess(cache string, images map[string]*image) error {
+func (l *Lab) writeAccess(ctx context.Context, cache string, images map[string]*image) error {
 	key, err := os.ReadFile(cache + "/key")
 	if err != nil {
 		return fmt.Errorf("read the lab's key: %w", err)
 	}
+	homeKey, err := l.homeKeys(ctx)
+	if err != nil {
+		return err
+	}
 	var known, config, estate strings.Builder
+	fmt.Fprintf(&known, "%s,%s %s\n", homeName, homeAddress, homeKey)
+	fmt.Fprintf(&config, "Host %s %s\n\tHostName %s\n\tUser root\n\n", homeName, homeAddress, homeAddress)
 	fmt.Fprintf(&estate, `estate: lab
 source:
   name: miami
@@ -23,15 +30,15 @@ target:
   store: %s
   hypervisor: qemu
   accelerator: tcg
-  network: {map: {%s0/24: 10.20.0.0/24}}
+  network: {map: {%s0/24: 10.20.0.0/24}, bridge: %s}
 servers:
-`, l.place.path("ssh_config"), l.place.path("dallas", "store"), networkPrefix)
+`, l.place.path("ssh_config"), l.place.path("dallas", "store"), networkPrefix, dallasBridge)
 	for _, s := range l.place.Servers {
 		for _, k := range images[s.Name].HostKey {
 			fmt.Fprintf(&known, "%s,%s %s\n", s.Name, s.Address, k)
 		}
 		fmt.Fprintf(&config, "Host %s %s\n\tHostName %s\n\tUser %s\n\n", s.Name, s.Address, s.Address, s.User)
-		fmt.Fprintf(&estate, "  - {name: %s, host: %s, capture: files}\n", s.Name, s.Name)
+		fmt.Fprintf(&estate, "  - name: %s\n    host: %s\n    capture: files\n    fence: %s\n", s.Name, s.Address, s.fence())
 	}
 	if len(l.place.Databases) > 0 {
 		estate.WriteString("databases:\n")
@@ -40,6 +47,8 @@ servers:
 		fmt.Fprintf(&estate, "  - name: %s\n    engine: %s\n    source: {dsn: %q, password_file: database.pass}\n    target: {dsn: %q, password_file: database.pass}\n",
 			d.Name, d.Engine, d.Source, d.Target)
 	}
+	fmt.Fprintf(&estate, "switchover:\n  failback: {host: %s, store: %s, bridge: %s, accelerator: tcg, reach: {config: %s}}\n",
+		homeName, l.place.path("miami", "store"), bridge, l.place.path("ssh_config"))
 	fmt.Fprintf(&config, `Host *
 	IdentityFile %s
 	IdentitiesOnly yes

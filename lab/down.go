@@ -51,7 +51,7 @@ func killServers(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{p.Dallas.kill(ctx)}
+	errs := []error{p.Dallas.kill(ctx), p.Home.kill(ctx)}
 	for _, s := range p.Servers {
 		if err := s.Process.kill(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", s.Name, err))

@@ -208,10 +208,17 @@ func newLab(specs []Spec, images map[string]*image, o Options) (*Lab, error) {
 
 // raise brings up the network and all servers.
 func (l *Lab) raise(ctx context.Context, specs []Spec, images map[string]*image, rate int64, o Options) error {
-	if err := l.writeAccess(o.Cache, images); err != nil {
+	if err := l.writeAccess(ctx, o.Cache, images); err != nil {
 		return err
 	}
 	if err := raiseSites(ctx, rate); err != nil {
+		return err
+	}
+	pubkey, err := labKey(ctx, o.Cache)
+	if err != nil {
+		return err
+	}
+	if err := l.startHome(ctx, pubkey); err != nil {
 		return err
 	}
 	var (

@@ -15,6 +15,10 @@ const (
 	miami       = netnsPrefix + "miami"
 	dallas      = netnsPrefix + "dallas"
 	bridge      = "lwbr"
+	// dallasBridge is the production network of Dallas, where Miami's addresses stand
+	// for others.
+	dallasBridge  = "lwdallas0"
+	dallasGateway = "10.20.0.1"
 	wanMiami    = "lwdallas" // the end of the link that is in Miami
 	wanDallas   = "lwmiami"
 )
@@ -74,6 +78,7 @@ func raiseSites(ctx context.Context, rate int64) error {
 		"link add "+wanMiami+" type veth peer name "+wanDallas+" netns "+dallas,
 		"addr add 10.99.0.1/30 dev "+wanMiami,
 		"link set "+wanMiami+" up",
+		"route add 10.20.0.0/24 via "+dallasAddress,
 	)
 	if err != nil {
 		return err
@@ -82,12 +87,17 @@ func raiseSites(ctx context.Context, rate int64) error {
 		"addr add "+dallasAddress+"/30 dev "+wanDallas,
 		"link set "+wanDallas+" up",
 		"route add "+networkPrefix+"0/24 via 10.99.0.1",
+		"link add "+dallasBridge+" type bridge",
+		"addr add "+dallasGateway+"/24 dev "+dallasBridge,
+		"link set "+dallasBridge+" up",
 	)
 	if err != nil {
 		return err
 	}
-	if _, err := run(ctx, "ip", "netns", "exec", miami, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"); err != nil {
-		return err
+	for _, ns := range []string{miami, dallas} {
+		if _, err := run(ctx, "ip", "netns", "exec", ns, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"); err != nil {
+			return err
+		}
 	}
 	return shape(ctx, rate)
 }

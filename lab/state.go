@@ -34,6 +34,7 @@ type state struct {
 	Servers   []*server  `json:"servers"`
 	Databases []Database `json:"databases,omitempty"`
 	Dallas    process    `json:"dallas"` // of the target site's database servers
+	Home      process    `json:"home"`   // of Miami's host for machines
 }
 
 // server is one server on record.

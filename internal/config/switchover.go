@@ -333,7 +333,9 @@ func (r *reader) userStep(where string, n *yaml.Node) (s UserStep) {
 	r.mapping(where, n, []field{
 		{"name", true, func(w string, n *yaml.Node) { s.Name = r.name(w, n) }},
 		{"of", false, func(w string, n *yaml.Node) {
-			r.each(w, n, func(_ int, n *yaml.Node) { s.Of = append(s.Of, r.choice(w, n, "cutover", "failover", "rollback", "failback")) })
+			r.each(w, n, func(_ int, n *yaml.Node) {
+				s.Of = append(s.Of, r.choice(w, n, "cutover", "failover", "rollback", "failback"))
+			})
 		}},
 		{"before", false, phase(true)},
 		{"after", false, phase(false)},

@@ -214,4 +214,3 @@ func named(t *engine.Table, row engine.Row) map[string]any {
 	}
 	return m
 }
-

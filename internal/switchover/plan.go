@@ -382,8 +382,8 @@ func (b *builder) probes(name string, at Site) {
 func (b *builder) away(servers []string, at Site) {
 	for _, name := range servers {
 		b.add(runbook.Step{ID: "put-away." + name, Action: actionAway, Object: name, Timeout: 2 * time.Minute,
-			Title: fmt.Sprintf("put aside the disk of an earlier stay of %s at %s, if there is one", name, b.site(at)),
-			Args:  map[string]string{argMember: "server", argAt: string(at)},
+			Title:    fmt.Sprintf("put aside the disk of an earlier stay of %s at %s, if there is one", name, b.site(at)),
+			Args:     map[string]string{argMember: "server", argAt: string(at)},
 			Commands: []string{fmt.Sprintf("mv machines/%s machines/%s.stopped-DATE  # in the store at %s", name, name, b.site(at))}})
 	}
 }

@@ -17,31 +17,9 @@ import (
 // was not promoted yet is let go on at the source; what was is drained back first.
 func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Plan, error) {
 	m := ordered(e, p.Members)
-	var moved, begun members
-	var staying []string
-	for _, name := range m.all {
-		s := st.Member(name)
-		switch {
-		case s.By == Failback && s.Moving == Source:
-			staying = append(staying, name)
-		case s.Lost:
-			return nil, hinted("go back by leeward failback plan", "plan rollback: %s was failed over at %s: what its source still has was never drained",
-				name, s.Since.Format(time.RFC3339))
-		case s.Moving == Source:
-			return nil, hinted("go on with it: leeward rollback resume", "plan rollback: %s is on its way back already, by run %s", name, s.Run)
-		case s.Primary == Source && s.Moving == "":
-			return nil, hinted("name what was moved", "plan rollback: %s is primary at %s and was not moved", name, e.Source.Name)
-		case s.Moving == "" && !s.Until.IsZero() && p.Now.After(s.Until):
-			return nil, hinted("go back by leeward failback plan", "plan rollback: the window of %s ended at %s", name, s.Until.Format(time.RFC3339))
-		}
-		switch {
-		case e.Database(name) == nil:
-			begun.servers = append(begun.servers, name)
-		case s.Primary == Target || seen.Databases[name].Phase == engine.Primary:
-			moved.databases = append(moved.databases, name)
-		default:
-			begun.databases = append(begun.databases, name)
-		}
+	moved, begun, staying, err := taken(e, st, seen, p, m)
+	if err != nil {
+		return nil, err
 	}
 	if len(staying) == len(m.all) && len(staying) > 0 {
 		return planStay(e, st, m, p)
@@ -49,7 +27,6 @@ func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 	if len(staying) > 0 {
 		return nil, hinted("name them, or the others, alone", "plan rollback: a failback of %s was begun, and none of the others", strings.Join(staying, ", "))
 	}
-	moved.all = moved.databases
 	b := newBuilder(e, Rollback, st, m.all, p.Now)
 	if len(m.all) == 0 {
 		return nil, errors.New("plan rollback: nothing is chosen")
@@ -78,6 +55,37 @@ func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 		b.add(b.reverse(name, Forward))
 	}
 	return b.plan, b.plan.Check()
+}
+
+// taken sorts members by what taking them back means: databases that were promoted, what
+// was not yet or is a server, and what a failback has begun with.
+func taken(e *config.Estate, st *State, seen Seen, p Params, m members) (moved, begun members, staying []string, err error) {
+	for _, name := range m.all {
+		s := st.Member(name)
+		switch {
+		case s.By == Failback && s.Moving == Source:
+			staying = append(staying, name)
+		case s.Lost:
+			return moved, begun, nil, hinted("go back by leeward failback plan", "plan rollback: %s was failed over at %s: what its source still has was never drained",
+				name, s.Since.Format(time.RFC3339))
+		case s.Moving == Source:
+			return moved, begun, nil, hinted("go on with it: leeward rollback resume", "plan rollback: %s is on its way back already, by run %s", name, s.Run)
+		case s.Primary == Source && s.Moving == "":
+			return moved, begun, nil, hinted("name what was moved", "plan rollback: %s is primary at %s and was not moved", name, e.Source.Name)
+		case s.Moving == "" && !s.Until.IsZero() && p.Now.After(s.Until):
+			return moved, begun, nil, hinted("go back by leeward failback plan", "plan rollback: the window of %s ended at %s", name, s.Until.Format(time.RFC3339))
+		}
+		switch {
+		case e.Database(name) == nil:
+			begun.servers = append(begun.servers, name)
+		case s.Primary == Target || seen.Databases[name].Phase == engine.Primary:
+			moved.databases = append(moved.databases, name)
+		default:
+			begun.databases = append(begun.databases, name)
+		}
+	}
+	moved.all = moved.databases
+	return moved, begun, staying, nil
 }
 
 func (b *builder) rollbackNotes(servers []string, st *State, seen Seen) {

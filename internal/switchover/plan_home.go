@@ -17,23 +17,8 @@ import (
 // isolation; then move.
 func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan, error) {
 	m := ordered(e, p.Members)
-	if len(m.all) == 0 {
-		return nil, errors.New("plan failback: nothing is chosen")
-	}
-	for _, name := range m.all {
-		switch s := st.Member(name); {
-		case s.Moving != "" && s.By == Failback:
-			return nil, hinted(fmt.Sprintf("go on with it: leeward failback resume; or let %s go on: leeward rollback plan", e.Target.Name),
-				"plan failback: %s is on its way home already, by run %s", name, s.Run)
-		case s.Moving != "":
-			return nil, hinted(fmt.Sprintf("go on with it: leeward %s resume", s.By), "plan failback: %s is being moved, by run %s", name, s.Run)
-		case s.Primary == Source:
-			return nil, hinted("name what is", "plan failback: %s is not primary at %s", name, e.Target.Name)
-		}
-	}
-	if e.Switchover.Failback == nil && len(m.servers) > 0 {
-		return nil, hinted("say which host runs them there: switchover: {failback: {host: …, store: …, bridge: …}}; or name the databases alone",
-			"plan failback: nothing says where %s could run at %s", strings.Join(m.servers, ", "), e.Source.Name)
+	if err := mayGoHome(e, st, m); err != nil {
+		return nil, err
 	}
 	b := newBuilder(e, Failback, st, m.all, p.Now)
 	lost := members{}
@@ -79,6 +64,29 @@ func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan,
 		b.add(b.reverse(name, Forward))
 	}
 	return b.plan, b.plan.Check()
+}
+
+// mayGoHome refuses what is not primary at the target, and servers that have no home.
+func mayGoHome(e *config.Estate, st *State, m members) error {
+	if len(m.all) == 0 {
+		return errors.New("plan failback: nothing is chosen")
+	}
+	for _, name := range m.all {
+		switch s := st.Member(name); {
+		case s.Moving != "" && s.By == Failback:
+			return hinted(fmt.Sprintf("go on with it: leeward failback resume; or let %s go on: leeward rollback plan", e.Target.Name),
+				"plan failback: %s is on its way home already, by run %s", name, s.Run)
+		case s.Moving != "":
+			return hinted(fmt.Sprintf("go on with it: leeward %s resume", s.By), "plan failback: %s is being moved, by run %s", name, s.Run)
+		case s.Primary == Source:
+			return hinted("name what is", "plan failback: %s is not primary at %s", name, e.Target.Name)
+		}
+	}
+	if e.Switchover.Failback == nil && len(m.servers) > 0 {
+		return hinted("say which host runs them there: switchover: {failback: {host: …, store: …, bridge: …}}; or name the databases alone",
+			"plan failback: nothing says where %s could run at %s", strings.Join(m.servers, ", "), e.Source.Name)
+	}
+	return nil
 }
 
 func (b *builder) homeNotes(m members) {

@@ -35,10 +35,10 @@ type end struct {
 type pair struct {
 	server bool
 	ends   map[Site]*end
-	still  map[Site]bool // server: its applications stand still
-	runs   map[Site]bool // server: a machine of ours runs it; at the source it is one only once it came home
-	made   map[Site]bool // server: there is such a machine
-	old    bool          // server: at the source it is still what it was before all
+	still  map[Site]bool         // server: its applications stand still
+	runs   map[Site]bool         // server: a machine of ours runs it; at the source it is one only once it came home
+	made   map[Site]bool         // server: there is such a machine
+	old    bool                  // server: at the source it is still what it was before all
 	point  map[Site]map[int]bool // server: the newest recovery point at a site
 	aside  []int                 // transactions that were set aside
 	acked  []int                 // transactions that some site acknowledged, in order

@@ -21,10 +21,6 @@ import (
 // user has, and takes it back.
 func TestServerMoves(t *testing.T) {
 	w := need(t)
-	for _, line := range []string{"link add lwdallas0 type bridge", "addr add 10.20.0.1/24 dev lwdallas0", "link set lwdallas0 up"} {
-		command(t, "", nil, "ip", append([]string{"-n", "lw-dallas"}, strings.Fields(line)...)...)
-	}
-	t.Cleanup(func() { command(t, "", nil, "ip", "-n", "lw-dallas", "link", "del", "lwdallas0") })
 	store := w.newStore(t)
 	t.Cleanup(func() { endMachines(t, store) })
 	const link = "ip -n lw-web1"

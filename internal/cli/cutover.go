@@ -72,6 +72,7 @@ func runSwitch(ctx context.Context, c *call, kind string) error {
 	if len(names) == 0 || do[names[0]] == nil {
 		return dr.WithHint(usagef("%s: say what to do", kind), fmt.Sprintf("want leeward %s plan, apply, resume or list", kind))
 	}
+	s.params.Chosen = len(names) > 1
 	e, servers, err := c.estate(names[1:])
 	if err != nil {
 		return err
@@ -200,7 +201,7 @@ func (s *switchCall) arguments() string {
 	for server, p := range s.params.Points {
 		out = append(out, "--point", server+"="+string(p))
 	}
-	if len(s.params.Members) < len(s.e.Servers)+len(s.e.Databases) {
+	if s.params.Chosen {
 		out = append(out, s.params.Members...)
 	}
 	if len(out) == 0 {

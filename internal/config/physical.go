@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,43 @@ func (r *reader) databaseServer(where string, n *yaml.Node) *DatabaseServer {
 		r.fault(n, where, "want both start and stop, or neither")
 	}
 	return s
+}
+
+// Host is the host that the DSN names, with its port where it has one, and nothing secret:
+// of a URL, of MariaDB's user@tcp(host)/name, or of words such as host=h; "" where it is of
+// another form.
+func (e Endpoint) Host() string {
+	if u, err := url.Parse(e.DSN); err == nil && u.Host != "" {
+		return u.Host
+	}
+	if _, rest, ok := strings.Cut(e.DSN, "@tcp("); ok {
+		if host, _, ok := strings.Cut(rest, ")"); ok {
+			return host
+		}
+	}
+	for _, word := range strings.FieldsFunc(e.DSN, func(c rune) bool { return c == ' ' || c == ';' }) {
+		if host, ok := strings.CutPrefix(word, "host="); ok {
+			return host
+		}
+	}
+	return ""
+}
+
+// HostedBy are the servers at the source that databases of this estate are on.
+func (e *Estate) HostedBy() map[string][]dr.ServerName {
+	out := map[string][]dr.ServerName{}
+	for _, d := range e.Databases {
+		host := d.Source.Host()
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		for _, s := range e.Servers {
+			if host != "" && (s.Host == host || string(s.Name) == host) {
+				out[d.Name] = append(out[d.Name], s.Name)
+			}
+		}
+	}
+	return out
 }
 
 // pathThere reads an absolute path of another machine.

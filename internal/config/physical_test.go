@@ -55,3 +55,14 @@ func TestPhysicalProblems(t *testing.T) {
 		}
 	}
 }
+
+func TestEndpointHost(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://me:secret@10.0.0.1:5432/shop?sslmode=disable": "10.0.0.1:5432", "sqlserver://sa:secret@db?database=erp": "db",
+		"me:se)cret@tcp(10.0.0.2:3306)/plant": "10.0.0.2:3306", "host=10.0.0.3 password=secret": "10.0.0.3", "me@unix(/run/x)/plant": "", "": "", "secret": "",
+	} {
+		if got := (Endpoint{DSN: dsn}).Host(); got != want {
+			t.Errorf("%s: %q, want %q", dsn, got, want)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package protect
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -123,25 +122,6 @@ func (r *run) addDatabase(ctx context.Context, man *replica.GroupManifest, db *c
 	// When the pass ended, everything of Lag before was applied.
 	heard := r.ended[d.Database].Add(-d.Lag).UTC()
 	man.Databases = append(man.Databases, replica.GroupDatabase{Database: d.Database, Engine: d.Engine, Position: s.Position,
-		Committed: s.SourceTime.UTC(), Heard: heard, Consistency: dr.Application, Source: hostOf(db.Source.DSN)})
+		Committed: s.SourceTime.UTC(), Heard: heard, Consistency: dr.Application, Source: db.Source.Host()})
 	return nil
-}
-
-// hostOf returns the host a DSN names, without anything secret: of a URL, of MariaDB's
-// user@tcp(host)/name, or of words such as host=h; "" where it is of another form.
-func hostOf(dsn string) string {
-	if u, err := url.Parse(dsn); err == nil && u.Host != "" {
-		return u.Host
-	}
-	if _, rest, ok := strings.Cut(dsn, "@tcp("); ok {
-		if host, _, ok := strings.Cut(rest, ")"); ok {
-			return host
-		}
-	}
-	for _, word := range strings.FieldsFunc(dsn, func(c rune) bool { return c == ' ' || c == ';' }) {
-		if host, ok := strings.CutPrefix(word, "host="); ok {
-			return host
-		}
-	}
-	return ""
 }

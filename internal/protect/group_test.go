@@ -149,14 +149,3 @@ func TestDefaultGivesWay(t *testing.T) {
 	}
 	t.Logf("%d MiB of room before, %d after %d of 8 points went; the next may want %d", before>>20, space.Room>>20, n, space.Next>>20)
 }
-
-func TestHostOf(t *testing.T) {
-	for dsn, want := range map[string]string{
-		"postgres://me:secret@10.0.0.1:5432/shop?sslmode=disable": "10.0.0.1:5432", "sqlserver://sa:secret@db?database=erp": "db",
-		"me:se)cret@tcp(10.0.0.2:3306)/plant": "10.0.0.2:3306", "host=10.0.0.3 password=secret": "10.0.0.3", "me@unix(/run/x)/plant": "", "": "", "secret": "",
-	} {
-		if got := hostOf(dsn); got != want {
-			t.Errorf("%s: %q, want %q", dsn, got, want)
-		}
-	}
-}

@@ -1,8 +1,11 @@
 package rowsync
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -156,6 +159,56 @@ func TestLostRows(t *testing.T) {
 		d.same()
 		if len(lost) != 2 {
 			t.Errorf("lost rows were told as %q", lost)
+		}
+	})
+}
+
+// What only the old primary has, or has otherwise, is kept before it is overwritten.
+func TestSetAside(t *testing.T) {
+	forEach(t, func(t *testing.T, d *database) {
+		d.at(d.app, createItems())
+		d.at(d.far, createItems(), "CREATE TABLE only_there (id INT NOT NULL PRIMARY KEY, v VARCHAR(20))")
+		d.items(d.app, 0, 3000, "x")
+		d.items(d.far, 0, 3000, "x")
+		d.at(d.far, "INSERT INTO items VALUES (5000, 'kept\n\"', 'kept@example', NULL)", "UPDATE items SET n = 99 WHERE id = 2500",
+			"DELETE FROM items WHERE id = 7", "INSERT INTO only_there VALUES (1, 'a'), (2, NULL)")
+		before, beforeThere := d.dumps()
+		dir := t.TempDir()
+		r := d.replicator()
+		kept, err := r.SetAside(t.Context(), dir)
+		d.must(err)
+		if after, there := d.dumps(); after != before || there != beforeThere {
+			t.Error("an end was changed")
+		}
+		lines := map[string]KeptRow{}
+		for _, k := range kept {
+			if k.File == "" {
+				continue
+			}
+			b, err := os.ReadFile(k.File)
+			d.must(err)
+			for line := range strings.Lines(string(b)) {
+				var row KeptRow
+				d.must(json.Unmarshal([]byte(line), &row))
+				lines[fmt.Sprint(k.Table.Name, " ", row.Kept["id"])] = row
+			}
+		}
+		new, changed := lines["items 5000"], lines["items 2500"]
+		if len(lines) != 4 || new.Other != nil || new.Kept["n"] != nil || new.Kept["v"] != "kept\n\"" && new.Kept["name"] != "kept\n\"" ||
+			changed.Kept["n"] != "99" || changed.Other["n"] == "99" || changed.Other == nil || lines["only_there 2"].Kept == nil {
+			t.Errorf("kept %+v: %+v", kept, lines)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, "*.part")); len(left) > 0 || err != nil {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+		d.must(r.Close())
+		d.pass(d.replicator2(t))
+		again, err := d.replicator2(t).SetAside(t.Context(), t.TempDir())
+		d.must(err)
+		for _, k := range again {
+			if k.Table.Name == "items" && k.File != "" {
+				t.Errorf("of an equal table was kept: %+v", k)
+			}
 		}
 	})
 }

@@ -219,6 +219,32 @@ type members struct {
 	all       []string
 }
 
+// chosen are the members of a plan that begins where they are primary at a site. Where
+// nobody named any they are all that is there, but for servers that a database is on which
+// moves by itself: left says so. Such a database cannot come back to a server that is
+// fenced.
+func chosen(e *config.Estate, st *State, p Params, at Site) (m members, left []string) {
+	if p.Chosen {
+		return ordered(e, p.Members), nil
+	}
+	var names []string
+	for _, name := range p.Members {
+		if s := st.Member(name); s.Primary == at || s.Moving != "" {
+			names = append(names, name)
+		}
+	}
+	for db, hosts := range e.HostedBy() {
+		for _, h := range hosts {
+			if i := slices.Index(names, string(h)); i >= 0 && slices.Contains(names, db) && st.Member(string(h)).Primary == Source {
+				names = slices.Delete(names, i, i+1)
+				left = append(left, fmt.Sprintf("%s is left out: the database %s, which moves by itself, is on it", h, db))
+			}
+		}
+	}
+	slices.Sort(left)
+	return ordered(e, names), left
+}
+
 // ordered puts the chosen names into the order in which they start.
 func ordered(e *config.Estate, chosen []string) (m members) {
 	var order []string

@@ -16,6 +16,10 @@ func (b *builder) hand(action, name string, way Way) []string {
 		return b.handDatabase(action, db, way)
 	}
 	s := b.e.Server(dr.ServerName(name))
+	if f := b.e.Switchover.Failback; way == Back && f != nil && (action == actionPass || action == actionBoot || action == actionProbe) {
+		there := map[string]string{actionPass: "replicate", actionBoot: "machine boot", actionProbe: "machine probe"}[action]
+		return []string{fmt.Sprintf("ssh %s leeward %s %s -c %s", f.Host, there, name, homeFile(f))}
+	}
 	disk := fmt.Sprintf("%s/servers/%s/points/POINT/disk.raw", b.e.Target.Store, name)
 	switch action {
 	case actionPreflight:

@@ -17,6 +17,7 @@ import (
 // Params are what a person chose. They are part of a plan's serial.
 type Params struct {
 	Members []string              // servers and databases
+	Chosen  bool                  // a person named them; else they are all of the estate
 	Points  map[string]dr.PointID // failover: of servers; the newest where none is named
 	Failed  time.Time             // failover: when the source was lost; zero where nobody knows
 	Force   bool                  // failover: though the source answers, or the target is no state it had
@@ -46,7 +47,7 @@ func hinted(hint, format string, args ...any) error {
 
 // PlanCutover plans the move of members from source to target, with nothing lost.
 func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Plan, error) {
-	m := ordered(e, p.Members)
+	m, left := chosen(e, st, p, Source)
 	for _, name := range m.all {
 		switch s := st.Member(name); {
 		case s.Moving != "":
@@ -67,6 +68,7 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 	if p.NoBack {
 		b.plan.Params["no-way-back"] = "yes"
 	}
+	b.plan.Notes = left
 	b.cutoverNotes(m, seen)
 	b.preflight(m, Forward, p)
 	b.approval(fmt.Sprintf("Move %s from %s to %s? Applications stand still from the moment they are quiesced until clients are led to %s. Until then, and for %s after it, leeward rollback takes all of it back.",
@@ -88,6 +90,14 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 
 // movable refuses what could only fail when applications stand still already.
 func movable(e *config.Estate, st *State, m members) error {
+	for db, hosts := range e.HostedBy() {
+		for _, h := range hosts {
+			if slices.Contains(m.all, db) && slices.Contains(m.all, string(h)) {
+				return hinted(fmt.Sprintf("leave %s out, or let %s move with it: take it from databases:", h, db),
+					"plan cutover: the database %s moves by itself, from %s: with that fenced it could neither be drained nor come back", db, h)
+			}
+		}
+	}
 	for _, name := range m.servers {
 		s := e.Server(dr.ServerName(name))
 		if s.Fence == nil && (s.Quiesce == nil || len(s.Quiesce.Stop) == 0) && !st.Member(name).Home {
@@ -235,6 +245,14 @@ func (w Way) from() Site {
 	return Target
 }
 
+// wayTo is the way that leads to a site.
+func wayTo(at Site) Way {
+	if at == Target {
+		return Forward
+	}
+	return Back
+}
+
 func (w Way) other() Way {
 	if w == Forward {
 		return Back
@@ -278,15 +296,14 @@ func (b *builder) fence(m members, way Way) {
 
 // fenceServer makes a server at the source unable to serve.
 func (b *builder) fenceServer(prefix, name string, down bool) runbook.Step {
-	s, words := b.e.Server(dr.ServerName(name)), ""
-	if b.st.Member(name).Home {
-		words = "shut its machine down"
-	} else {
-		words = fenceWords(s)
+	s := b.e.Server(dr.ServerName(name))
+	words, commands := fenceWords(s), fenceCommands(s)
+	if f := b.e.Switchover.Failback; b.st.Member(name).Home && f != nil {
+		words, commands = "shut its machine down", []string{fmt.Sprintf("ssh %s leeward machine halt %s -c %s", f.Host, name, homeFile(f))}
 	}
 	return runbook.Step{ID: prefix + name, Action: actionFence, Object: name, Timeout: 5 * time.Minute, Down: down,
 		Title: fmt.Sprintf("make %s at %s unable to serve: %s", name, b.e.Source.Name, words), Args: b.args(name, Forward),
-		Commands: fenceCommands(s), Look: fmt.Sprintf("look at %s at %s: does it run, do its services", name, b.e.Source.Name)}
+		Commands: commands, Look: fmt.Sprintf("look at %s at %s: does it run, do its services", name, b.e.Source.Name)}
 }
 
 // onRecord puts on record that members are being moved, before anything is changed:
@@ -365,7 +382,7 @@ func (b *builder) bootOne(name string, at Site, point dr.PointID) {
 		title = fmt.Sprintf("start %s at %s from recovery point %s", name, b.site(at), point)
 	}
 	b.chain(runbook.Step{ID: "boot." + name, Action: actionBoot, Object: name, Timeout: 20 * time.Minute, Down: true, Title: title, Args: args,
-		Commands: b.hand(actionBoot, name, Forward), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.site(at))})
+		Commands: b.hand(actionBoot, name, wayTo(at)), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.site(at))})
 	b.probes(name, at)
 }
 
@@ -373,7 +390,7 @@ func (b *builder) probes(name string, at Site) {
 	args := b.args(name, Forward)
 	args[argAt] = string(at)
 	b.chain(runbook.Step{ID: "probe." + name, Action: actionProbe, Object: name, Timeout: 20 * time.Minute, Down: true, Looks: true,
-		Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, Forward)})
+		Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, wayTo(at))})
 	b.barrier()
 }
 

@@ -16,7 +16,7 @@ import (
 // PlanRollback plans the way back of what a cutover moved, or had begun to move. What
 // was not promoted yet is let go on at the source; what was is drained back first.
 func PlanRollback(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Plan, error) {
-	m := ordered(e, p.Members)
+	m, _ := chosen(e, st, p, Target)
 	moved, begun, staying, err := taken(e, st, seen, p, m)
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func resumeCommands(s *config.Server) []string {
 
 // PlanFailover plans to go on at the target without the source.
 func PlanFailover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Plan, error) {
-	m := ordered(e, p.Members)
+	m, left := chosen(e, st, p, Source)
 	if len(m.all) == 0 {
 		return nil, errors.New("plan failover: nothing is chosen")
 	}
@@ -187,6 +187,7 @@ func PlanFailover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 	for name, point := range points {
 		b.plan.Params["point."+name] = string(point)
 	}
+	b.plan.Notes = left
 	b.lossNotes(m, seen, points, p)
 	b.failoverPreflight(m, p)
 	b.approval(b.failoverQuestion(m))

@@ -16,7 +16,7 @@ import (
 // failover, with nothing lost: replicate to the source, by difference; boot what came in
 // isolation; then move.
 func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan, error) {
-	m := ordered(e, p.Members)
+	m, _ := chosen(e, st, p, Target)
 	if err := mayGoHome(e, st, m); err != nil {
 		return nil, err
 	}
@@ -94,6 +94,9 @@ func (b *builder) homeNotes(m members) {
 	for _, name := range m.servers {
 		b.note("%s runs on %s when it is home, from a disk in %s there; the disk it had before stays as it is, and the machine it was must not be started again",
 			name, b.e.Switchover.Failback.Host, b.e.Switchover.Failback.Store)
+	}
+	if f := b.e.Switchover.Failback; len(m.servers) > 0 && len(f.Seeds) == 0 {
+		b.note("no seeds are named for %s: all of each server crosses the link once; with the old disks there (failback: seeds:) only what changed does", f.Host)
 	}
 	if len(b.e.Switchover.Redirect) == 0 {
 		b.note("leeward.yaml says nothing of redirect: lead clients to %s yourself", b.e.Source.Name)

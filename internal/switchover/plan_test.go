@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,5 +30,36 @@ func TestUnmovable(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
+	}
+}
+
+// TestWhatIsMoved plans without names: what is primary elsewhere, and servers whose
+// database moves by itself, have no part in it.
+func TestWhatIsMoved(t *testing.T) {
+	e := simEstate()
+	e.Servers = append(e.Servers, config.Server{Name: "db1", Host: "10.10.0.13", Fence: &config.Work{Command: "off", Check: "is-off"}})
+	all := Params{Members: []string{"shop", "plant", "web1", "db1"}}
+	p, err := PlanCutover(e, &State{}, Seen{}, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(p.Subject, "db1") || len(p.Subject) != 3 || !strings.Contains(strings.Join(p.Notes, "\n"), "db1 is left out") {
+		t.Errorf("moved are %v; %v", p.Subject, p.Notes)
+	}
+	named := all
+	named.Chosen = true
+	if _, err := PlanCutover(e, &State{}, Seen{}, named); err == nil || !strings.Contains(err.Error(), "moves by itself, from db1") {
+		t.Errorf("both at once: %v", err)
+	}
+	st := &State{}
+	st.Set("web1", Member{Primary: Target})
+	if p, err = PlanCutover(e, st, Seen{}, all); err != nil || slices.Contains(p.Subject, "web1") {
+		t.Errorf("what was moved is moved again: %+v, %v", p, err)
+	}
+	if p, err = PlanFailback(e, st, Seen{}, all); err != nil || !slices.Equal(p.Subject, []string{"web1"}) {
+		t.Errorf("home comes %+v, %v", p, err)
+	}
+	if _, err = PlanFailback(e, &State{}, Seen{}, all); err == nil {
+		t.Error("what was never moved comes home")
 	}
 }

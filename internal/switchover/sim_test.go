@@ -443,7 +443,7 @@ func (s *sim) plan(kind string, names ...string) (*runbook.Plan, error) {
 			seen.Points[n] = []Point{{ID: "20260101T000000.000Z", At: time.Now(), Proven: true}}
 		}
 	}
-	p := Params{Members: names, Now: time.Now()}
+	p := Params{Members: names, Chosen: true, Now: time.Now()}
 	switch kind {
 	case Cutover:
 		return PlanCutover(simEstate(), st, seen, p)

@@ -19,8 +19,8 @@ const (
 	// for others.
 	dallasBridge  = "lwdallas0"
 	dallasGateway = "10.20.0.1"
-	wanMiami    = "lwdallas" // the end of the link that is in Miami
-	wanDallas   = "lwmiami"
+	wanMiami      = "lwdallas" // the end of the link that is in Miami
+	wanDallas     = "lwmiami"
 )
 
 var rateForm = regexp.MustCompile(`^([0-9]+)(kbit|mbit|gbit)$`)

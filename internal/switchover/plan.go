@@ -363,17 +363,53 @@ func (b *builder) recordAs(name string, to Site, args map[string]string, after .
 		Commands: []string{fmt.Sprintf("# write down: %s is primary at %s", name, b.site(to))}}, after...)
 }
 
-// boot starts servers at the target, one after the other, each once the one before it
-// answers.
+// boot starts servers at the target.
 func (b *builder) boot(m members, points map[string]dr.PointID) {
-	for _, name := range m.servers {
-		b.bootOne(name, Target, points[name])
-		b.record(name, Target, b.e.Switchover.Window, b.plan.Kind == Failover)
+	b.inOrder(m.servers, func(name string, after []string) string {
+		last := b.bootOne(name, Target, points[name], after)
+		b.record(name, Target, b.e.Switchover.Window, b.plan.Kind == Failover, last)
+		return last
+	})
+}
+
+// inOrder calls start for servers in the order in which they start. after are the steps
+// that start returned for those that must answer before: what comes before it in its group
+// and what it is said to come after. All others start at once.
+func (b *builder) inOrder(servers []string, start func(name string, after []string) string) {
+	last := map[string]string{}
+	for _, name := range servers {
+		var after []string
+		for _, other := range b.comesAfter(name, servers) {
+			if id := last[other]; id != "" && !slices.Contains(after, id) {
+				after = append(after, id)
+			}
+		}
+		last[name] = start(name, after)
 	}
+	b.barrier()
+}
+
+// comesAfter are the servers that start before another.
+func (b *builder) comesAfter(name string, servers []string) (out []string) {
+	for _, g := range b.e.Groups {
+		before := ""
+		for _, other := range g.Order {
+			if other == name && before != "" {
+				out = append(out, before)
+			}
+			if slices.Contains(servers, other) {
+				before = other
+			}
+		}
+	}
+	for _, a := range b.e.Server(dr.ServerName(name)).After {
+		out = append(out, string(a))
+	}
+	return out
 }
 
 // bootOne starts a server at a site and waits until it answers there.
-func (b *builder) bootOne(name string, at Site, point dr.PointID) {
+func (b *builder) bootOne(name string, at Site, point dr.PointID, after []string) string {
 	args := b.args(name, Forward)
 	args[argAt] = string(at)
 	title := fmt.Sprintf("start %s at %s from its newest recovery point", name, b.site(at))
@@ -381,17 +417,16 @@ func (b *builder) bootOne(name string, at Site, point dr.PointID) {
 		args[argPoint] = string(point)
 		title = fmt.Sprintf("start %s at %s from recovery point %s", name, b.site(at), point)
 	}
-	b.chain(runbook.Step{ID: "boot." + name, Action: actionBoot, Object: name, Timeout: 20 * time.Minute, Down: true, Title: title, Args: args,
-		Commands: b.hand(actionBoot, name, wayTo(at)), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.site(at))})
-	b.probes(name, at)
+	id := b.add(runbook.Step{ID: "boot." + name, Action: actionBoot, Object: name, Timeout: 20 * time.Minute, Down: true, Title: title, Args: args,
+		Commands: b.hand(actionBoot, name, wayTo(at)), Look: fmt.Sprintf("look whether a machine %s runs at %s", name, b.site(at))}, after...)
+	return b.probes(name, at, id)
 }
 
-func (b *builder) probes(name string, at Site) {
+func (b *builder) probes(name string, at Site, after ...string) string {
 	args := b.args(name, Forward)
 	args[argAt] = string(at)
-	b.chain(runbook.Step{ID: "probe." + name, Action: actionProbe, Object: name, Timeout: 20 * time.Minute, Down: true, Looks: true,
-		Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, wayTo(at))})
-	b.barrier()
+	return b.add(runbook.Step{ID: "probe." + name, Action: actionProbe, Object: name, Timeout: 20 * time.Minute, Down: true, Looks: true,
+		Title: fmt.Sprintf("wait until %s answers", name), Args: args, Commands: b.hand(actionProbe, name, wayTo(at))}, after...)
 }
 
 // away puts aside what an earlier stay of servers left at a site, so that they begin

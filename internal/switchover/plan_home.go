@@ -51,12 +51,13 @@ func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan,
 	b.phase("fence", "Fence "+e.Target.Name, func() { b.fence(m, Back); b.haltAll(m.servers) })
 	b.phase("promote", "Let "+e.Source.Name+" write again", func() { b.promote(m, Back, 0) })
 	b.phase("boot", "Start servers at "+e.Source.Name, func() {
-		for _, name := range m.servers {
-			b.bootOne(name, Source, "")
+		b.inOrder(m.servers, func(name string, after []string) string {
+			last := b.bootOne(name, Source, "", after)
 			args := b.args(name, Forward)
 			args[argTo], args[argHome] = string(Source), "yes"
-			b.recordAs(name, Source, args)
-		}
+			b.recordAs(name, Source, args, last)
+			return last
+		})
 	})
 	b.phase("redirect", "Lead clients to "+e.Source.Name, func() { b.redirect(Source) })
 	b.begin("Keep the standby")
@@ -221,8 +222,8 @@ func planStay(e *config.Estate, st *State, m members, p Params) (*runbook.Plan, 
 				Title: fmt.Sprintf("start %s at %s as it was left", name, e.Target.Name), Args: b.args(name, Back),
 				Commands: []string{"# start the machine again that was shut down"}, Look: fmt.Sprintf("look whether a machine %s runs at %s", name, e.Target.Name)})
 			b.resume(e.Server(dr.ServerName(name)), Target)
-			b.probes(name, Target)
-			again(name)
+			again(name, b.probes(name, Target))
+			b.barrier()
 		}
 	})
 	b.phase("redirect", "Lead clients to "+e.Target.Name, func() { b.redirect(Target) })

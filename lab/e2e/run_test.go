@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds every run of the program.
-const patience = 6 * time.Minute
+const patience = 15 * time.Minute
 
 // envelope is the result object, as docs/json.md has it.
 type envelope struct {

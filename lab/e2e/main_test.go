@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,6 +27,8 @@ const (
 	// seedVar repeats a run that printed its seed.
 	seedVar = "LEEWARD_E2E_SEED"
 	soakVar = "LEEWARD_SOAK"
+	// lightVar marks the run of one test in a lab of its own, all of it light.
+	lightVar = "LEEWARD_E2E_LIGHT"
 	// rate leaves the processors, not the link, as what bounds a pass.
 	rate = "0"
 )
@@ -155,9 +158,41 @@ func raise(ctx context.Context) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the program: %w\n%s", err, out)
 	}
-	shared.lab, err = lab.Up(ctx, lab.Options{Dir: filepath.Join(shared.dir, "lab"), Cache: os.Getenv("LEEWARD_LAB_CACHE"),
-		Rate: rate, Servers: slices.Concat(servers, guests), Guests: guests, NoWait: true, Data: data()})
+	o := lab.Options{Dir: filepath.Join(shared.dir, "lab"), Cache: os.Getenv("LEEWARD_LAB_CACHE"),
+		Rate: rate, Servers: slices.Concat(servers, guests), Guests: guests, NoWait: true, Data: data()}
+	if os.Getenv(lightVar) != "" {
+		o.Guests, o.Data = nil, nil
+	}
+	shared.lab, err = lab.Up(ctx, o)
 	return err
+}
+
+// alone runs the test it is called by once more, in a lab of its own in which all servers
+// are light, and reports whether it is done by that.
+func alone(t *testing.T) bool {
+	if shared.skip != "" {
+		t.Skip(shared.skip)
+	}
+	if os.Getenv(lightVar) != "" {
+		return false
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=40m")
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); name != insideVar {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, lightVar+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+	return true
 }
 
 // data adds a filesystem that holds a million files where there is time for them.

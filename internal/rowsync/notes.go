@@ -43,6 +43,8 @@ type notesData struct {
 	Known pulse `json:"known"`
 	// Seen is, of a physical copy, where the target was when it was last looked at.
 	Seen *seen `json:"seen,omitempty"`
+	// Aside is when the rows were set aside that the target of a physical copy alone has.
+	Aside time.Time `json:"aside,omitzero"`
 }
 
 // seen is one look at how far the log was applied; the pace is reckoned from two.

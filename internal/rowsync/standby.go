@@ -55,10 +55,6 @@ func NewStandby(cfg StandbyConfig) (*Standby, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	p, err := cfg.Physical.Physical(cfg.Options)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", cfg.Name, err)
-	}
 	if err := os.MkdirAll(cfg.Spool, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of %s: %w", cfg.Name, err)
 	}
@@ -70,9 +66,24 @@ func NewStandby(cfg StandbyConfig) (*Standby, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Standby{cfg: cfg, log: cfg.Log.With("database", cfg.Name), p: p, lock: lock, notes: n}
+	s := &Standby{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	s.meter.init()
 	return s, nil
+}
+
+// open takes the pair up. What was set aside may be given up.
+func (s *Standby) open() error {
+	o := s.cfg.Options
+	o.Discard = o.Discard || !s.notes.get().Aside.IsZero()
+	p, err := s.cfg.Physical.Physical(o)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", s.cfg.Name, err)
+	}
+	s.p = p
+	return nil
 }
 
 // Close lets go of the directory. The copy goes on by itself.
@@ -125,6 +136,14 @@ func (s *Standby) Pass(ctx context.Context) (res StandbyResult, err error) {
 	})
 	if err != nil {
 		return res, s.explain(err)
+	}
+	if !s.notes.get().Aside.IsZero() { // it follows: what it has next is not what was set aside
+		if err := s.notes.change(func(d *notesData) { d.Aside = time.Time{} }); err != nil {
+			return res, err
+		}
+		if err := s.open(); err != nil {
+			return res, err
+		}
 	}
 	s.meter.step(StepCatchUp)
 	marked := time.Now()
@@ -234,7 +253,7 @@ func StandbyStatusOf(ctx context.Context, cfg StandbyConfig, now time.Time) (Sta
 	case engine.Leader:
 		st.Phase = engine.Primary
 	case engine.Down:
-		st.Phase = engine.Following
+		st.Phase, st.Silent = engine.Following, true
 		st.Pending = "the server does not answer: " + at.Trouble
 	}
 	if !st.SourceTime.IsZero() {

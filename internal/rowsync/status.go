@@ -19,6 +19,7 @@ type Status struct {
 	Heard        time.Time     // when the source was last heard of
 	SpoolBytes   int64
 	Pending      string // why everything is to be compared anew; empty otherwise
+	Silent       bool   // of a physical copy: its server does not answer; what it is, is not known
 	Stopped      map[string]Stop
 	LastVerified time.Time
 	Verified     map[string]time.Time

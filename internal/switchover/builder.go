@@ -79,10 +79,12 @@ type builder struct {
 
 func newBuilder(e *config.Estate, kind string, st *State, members []string, now time.Time) *builder {
 	token := st.Token + 1
-	return &builder{e: e, st: st, token: token, plan: &runbook.Plan{
+	b := &builder{e: e, st: st, token: token, plan: &runbook.Plan{
 		Format: runbook.Format, Kind: kind, Estate: e.Name, Subject: members, Made: now.UTC(),
 		State: st.digest(members), Params: map[string]string{argToken: strconv.FormatInt(token, 10)},
 	}}
+	b.wholeNotes(members)
+	return b
 }
 
 // phase begins a new one. The user's own steps that belong before it come first, those

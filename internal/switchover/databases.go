@@ -24,6 +24,9 @@ type Rows struct {
 
 // Open implements Databases.
 func (r *Rows) Open(ctx context.Context, name string, way Way) (Database, error) {
+	if db := r.Estate.Database(name); db != nil && db.Mode == modePhysical {
+		return r.openPhysical(ctx, db, way)
+	}
 	c, err := r.config(ctx, name, way)
 	if err != nil {
 		return nil, err
@@ -63,6 +66,9 @@ type rows struct {
 
 // Standing implements Databases.
 func (r *Rows) Standing(ctx context.Context, name string, way Way) (Standing, error) {
+	if db := r.Estate.Database(name); db != nil && db.Mode == modePhysical {
+		return r.physicalStanding(ctx, db, way)
+	}
 	c, err := r.config(ctx, name, way)
 	if err != nil {
 		return Standing{}, err
@@ -96,19 +102,8 @@ func (r *rows) Ready(ctx context.Context) (blockers, notes []string, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	notes = append(notes, "changes: "+a.Capture)
-	for _, f := range a.Findings {
-		text := f.Object + ": " + f.Text
-		if f.Remedy != "" {
-			text += " (" + f.Remedy + ")"
-		}
-		if f.Severity == engine.Blocker || f.Object == engine.FenceObject {
-			blockers = append(blockers, text)
-		} else {
-			notes = append(notes, text)
-		}
-	}
-	return blockers, notes, nil
+	blockers, notes = findingTexts(a.Findings)
+	return blockers, append([]string{"changes: " + a.Capture}, notes...), nil
 }
 
 const differencesShown = 20
@@ -119,34 +114,13 @@ func (r *rows) Compare(ctx context.Context) (differences []string, count int64, 
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, n := range v.Tables {
-		count += n
-	}
-	for i, d := range v.Differences {
-		if i == differencesShown {
-			differences = append(differences, fmt.Sprintf("and %d more", int64(len(v.Differences)-i)+v.More))
-			break
-		}
-		differences = append(differences, d.String())
-	}
-	if !v.Equal && len(differences) == 0 {
-		differences = []string{"what was compared is equal, and not everything could be"}
-	}
+	differences, count = comparedTexts(v)
 	return differences, count, nil
 }
 
 // SetAside implements Database.
 func (r *rows) SetAside(ctx context.Context, dir string) (facts []string, err error) {
-	tables, err := r.Replicator.SetAside(ctx, dir)
-	for _, t := range tables {
-		if t.File != "" {
-			facts = append(facts, fmt.Sprintf("%s: %d rows are there alone, %d are otherwise: kept in %s", t.Table, t.Only, t.Differs, t.File))
-		}
-	}
-	if err == nil && len(facts) == 0 {
-		facts = []string{"every row is at the other end as well"}
-	}
-	return facts, err
+	return asideTexts(r.Replicator.SetAside(ctx, dir))
 }
 
 // Reset implements Database.
@@ -165,35 +139,46 @@ func (r *rows) Reset(ctx context.Context) error {
 }
 
 // Tokens live where rowsync keeps its notes: as the position of a stream that nobody
-// follows.
+// follows. Of a physical copy they are part of the data: a token is written at the
+// primary and comes to the standby with everything else, where it can be read. What
+// stood there before shows a server that was lost, and comes back with an older one.
 const (
 	tokenStream = "leeward_token"
 	tokenPrefix = "token:"
 )
 
-func (r *Rows) end(ctx context.Context, name string, at Site) (engine.Target, string, error) {
-	c, err := r.config(ctx, name, Forward)
+func (r *Rows) end(ctx context.Context, name string, at Site) (engine.Target, error) {
+	drv, src, dst, err := r.options(ctx, name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	o := c.Target
 	if at == Source {
-		o = c.Source
+		dst = src
 	}
-	t, err := c.Driver.Target(ctx, o)
+	t, err := drv.Target(ctx, dst)
 	if err != nil {
-		return nil, "", fmt.Errorf("reach %s at the %s: %w", name, at, err)
+		return nil, fmt.Errorf("reach %s at the %s: %w", name, at, err)
 	}
-	return t, tokenStream, nil
+	return t, nil
+}
+
+// options are how both ends are reached.
+func (r *Rows) options(ctx context.Context, name string) (drv engine.Driver, src, dst engine.Options, err error) {
+	if db := r.Estate.Database(name); db != nil && db.Mode == modePhysical {
+		c, err := r.standbyConfig(ctx, db, Forward)
+		return c.Rows, c.Options.Source.Options, c.Options.Target.Options, err
+	}
+	c, err := r.config(ctx, name, Forward)
+	return c.Driver, c.Source, c.Target, err
 }
 
 // Token implements Tokens.
 func (r *Rows) Token(ctx context.Context, name string, at Site) (int64, error) {
-	t, stream, err := r.end(ctx, name, at)
+	t, err := r.end(ctx, name, at)
 	if err != nil {
 		return 0, err
 	}
-	st, err := t.State(ctx, stream)
+	st, err := t.State(ctx, tokenStream)
 	if err := errors.Join(err, t.Close()); err != nil {
 		return 0, fmt.Errorf("read the token of %s at the %s: %w", name, at, err)
 	}
@@ -213,7 +198,10 @@ func parseToken(st engine.State) (int64, error) {
 
 // SetToken implements Tokens.
 func (r *Rows) SetToken(ctx context.Context, name string, at Site, token int64) (err error) {
-	t, stream, err := r.end(ctx, name, at)
+	if err := r.writable(ctx, name, at); err != nil {
+		return fmt.Errorf("write token %d of %s at the %s: %w", token, name, at, err)
+	}
+	t, err := r.end(ctx, name, at)
 	if err != nil {
 		return err
 	}
@@ -222,7 +210,7 @@ func (r *Rows) SetToken(ctx context.Context, name string, at Site, token int64) 
 			err = fmt.Errorf("write token %d of %s at the %s: %w", token, name, at, err)
 		}
 	}()
-	st, err := t.State(ctx, stream)
+	st, err := t.State(ctx, tokenStream)
 	if err != nil {
 		return err
 	}
@@ -234,12 +222,30 @@ func (r *Rows) SetToken(ctx context.Context, name string, at Site, token int64) 
 		return err
 	}
 	to := st
-	to.Stream, to.Phase, to.Pos, to.Epoch = stream, engine.Following, engine.Pos(tokenPrefix+strconv.FormatInt(token, 10)), "token"
+	to.Stream, to.Phase, to.Pos, to.Epoch = tokenStream, engine.Following, engine.Pos(tokenPrefix+strconv.FormatInt(token, 10)), "token"
 	if _, err := tx.Commit(ctx, to); err != nil {
 		_ = tx.Rollback() // the commit may have ended it
 		return err
 	}
 	return nil
+}
+
+// writable refuses an end of a physical copy that is a standby: what is written there
+// would make it another history than its primary's.
+func (r *Rows) writable(ctx context.Context, name string, at Site) error {
+	db := r.Estate.Database(name)
+	if db == nil || db.Mode != modePhysical {
+		return nil
+	}
+	to := Forward
+	if at == Source {
+		to = Back
+	}
+	s, err := r.physicalStanding(ctx, db, to)
+	if err == nil && s.Phase != engine.Primary {
+		err = errors.New("it is a standby there, and no primary")
+	}
+	return err
 }
 
 // SecretOf fetches a secret from its place.

@@ -64,6 +64,11 @@ func probeCommands(s *config.Server) (out []string) {
 
 // handDatabase gives the engine's own tools what a step does.
 func (b *builder) handDatabase(action string, db *config.Database, way Way) []string {
+	if db.Mode == modePhysical {
+		if out, ok := b.handPhysical(action, db, way); ok {
+			return out
+		}
+	}
 	from, to := client{db, db.Source.DSN}, client{db, db.Target.DSN}
 	if way == Back {
 		from, to = to, from

@@ -2,6 +2,7 @@ package switchover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -60,7 +61,22 @@ func (w *World) returned(ctx context.Context, name string, m Member) (back, fenc
 	if err != nil {
 		return false, false
 	}
+	if fenced, looked, err := w.lookFenced(ctx, name, m.Primary.Other()); looked {
+		return err != nil || !fenced, err == nil && fenced
+	}
 	return n < m.Token, n >= m.Token
+}
+
+// lookFenced asks a database at a site whether it is fenced, where that shows elsewhere
+// than in its token.
+func (w *World) lookFenced(ctx context.Context, name string, at Site) (fenced, looked bool, err error) {
+	l, ok := w.Databases.(interface {
+		Fenced(ctx context.Context, name string, at Site) (fenced, looked bool, err error)
+	})
+	if !ok {
+		return false, false, nil
+	}
+	return l.Fenced(ctx, name, at)
 }
 
 // Quarantine makes a database at a source that returned after a failover unable to
@@ -81,6 +97,15 @@ func (w *World) Quarantine(ctx context.Context, name string, grace time.Duration
 	})
 	if err != nil {
 		return facts, fmt.Errorf("quarantine %s: %w", name, err)
+	}
+	if fenced, looked, err := w.lookFenced(ctx, name, Source); looked {
+		if err == nil && !fenced {
+			err = errors.New("the fence was raised, and does not stand")
+		}
+		if err != nil {
+			return facts, fmt.Errorf("quarantine %s: %w", name, err)
+		}
+		return append(facts, "nothing was written at the source, so that it can come back as the standby"), nil
 	}
 	if err := w.Tokens.SetToken(ctx, name, Source, m.Token); err != nil {
 		return facts, fmt.Errorf("quarantine %s: %w", name, err)

@@ -17,23 +17,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/runbook"
 )
-
-// realSite is a PostgreSQL of this machine's packages with data of its own.
-type realSite struct {
-	address, port string
-	start         func() (stop func())
-	stop          func()
-}
-
-func (s realSite) dsn(user string) string {
-	return fmt.Sprintf("postgres://%s@%s/shop?sslmode=disable", user, net.JoinHostPort(s.address, s.port))
-}
 
 func freePort(t *testing.T) string {
 	t.Helper()
@@ -79,52 +66,6 @@ func daemon(t *testing.T, name string, args ...string) (stop func()) {
 	return stop
 }
 
-func needReal(t *testing.T) (bin string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("real servers take longer than -short allows")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: PostgreSQL runs as a user of its own")
-	}
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(found) == 0 {
-		t.Skip("no PostgreSQL here")
-	}
-	if _, err := exec.LookPath("knotd"); err != nil {
-		t.Skip("no knotd here")
-	}
-	return found[len(found)-1]
-}
-
-func startPostgres(t *testing.T, bin, address, port string) realSite {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "lw-pg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tool(t, "chown", "postgres:", dir)
-	data := filepath.Join(dir, "data")
-	as := []string{"--reuid", "postgres", "--regid", "postgres", "--init-groups"}
-	tool(t, "setpriv", append(as, bin+"/initdb", "-A", "trust", "-D", data, "--no-sync")...)
-	start := func() func() {
-		return daemon(t, "setpriv", append(as, bin+"/postgres", "-D", data, "-c", "listen_addresses="+address, "-c", "port="+port,
-			"-c", "unix_socket_directories="+dir, "-c", "wal_level=logical", "-c", "fsync=off", "-c", "shared_buffers=16MB")...)
-	}
-	s := realSite{address: address, port: port, start: start}
-	s.stop = start()
-	psql := []string{"-qv", "ON_ERROR_STOP=1", "-h", address, "-p", port, "-U", "postgres"}
-	for range 100 {
-		if exec.Command("psql", append(psql, "-c", "SELECT 1", "postgres")...).Run() == nil {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	tool(t, "psql", append(psql, "-c", "CREATE ROLE app LOGIN", "-c", "CREATE ROLE leeward LOGIN SUPERUSER", "-c", "CREATE DATABASE shop OWNER app", "postgres")...)
-	return s
-}
-
 const tsigSecret = "bGVld2FyZCBsZWV3YXJkIGxlZXdhcmQgbGVld2FyZCE="
 
 // startKnot serves zone lab. with db.lab. at an address, and takes signed updates.
@@ -160,11 +101,10 @@ zone:
 	return "127.0.0.1:" + port
 }
 
-// realEstate is two PostgreSQL servers and a DNS server.
-func realEstate(t *testing.T) (*config.Estate, map[Site]realSite) {
+// realEstate is two database servers and a DNS server.
+func realEstate(t *testing.T, k *realKind) (*config.Estate, map[Site]*realSite) {
 	t.Helper()
-	bin, port := needReal(t), freePort(t)
-	sites := map[Site]realSite{Source: startPostgres(t, bin, "127.0.0.2", port), Target: startPostgres(t, bin, "127.0.0.3", port)}
+	sites, db := k.pair(t)
 	at := func(s Site) []netip.Addr { return []netip.Addr{netip.MustParseAddr(sites[s].address)} }
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte(tsigSecret+"\n"), 0o600); err != nil {
@@ -178,9 +118,7 @@ func realEstate(t *testing.T) (*config.Estate, map[Site]realSite) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return &config.Estate{Name: "real", Source: config.Source{Name: "miami"}, Target: config.Target{Name: "dallas"},
-		Databases: []config.Database{{Name: "shop", Engine: "postgres", Mode: "logical", Capture: "auto",
-			Source: config.Endpoint{DSN: sites[Source].dsn("leeward")}, Target: config.Endpoint{DSN: sites[Target].dsn("leeward")}}},
+	return &config.Estate{Name: "real", Source: config.Source{Name: "miami"}, Target: config.Target{Name: "dallas"}, Databases: []config.Database{db},
 		Switchover: config.Switchover{Window: time.Hour, Grace: time.Second, Approval: time.Minute, Compare: true,
 			Redirect: []config.Redirect{{Name: "db", DNS: d}}}}, sites
 }
@@ -189,7 +127,7 @@ func realEstate(t *testing.T) (*config.Estate, map[Site]realSite) {
 // of what was acknowledged.
 type workload struct {
 	e     *config.Estate
-	port  string
+	sites map[Site]*realSite
 	mu    sync.Mutex
 	acked []int
 	where map[string]int
@@ -203,14 +141,14 @@ func (w *workload) run(ctx context.Context) {
 		if err != nil || len(as) == 0 {
 			continue
 		}
-		c, err := pgconn.Connect(ctx, realSite{address: as[0].String(), port: w.port}.dsn("app"))
+		c, err := w.at(as[0].String()).connect(ctx, "app")
 		if err != nil {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
 		for ctx.Err() == nil {
 			n++
-			if _, err := c.Exec(ctx, fmt.Sprintf("INSERT INTO orders VALUES (%d, now())", n)).ReadAll(); err != nil {
+			if err := c.exec(ctx, fmt.Sprintf("INSERT INTO orders VALUES (%d, now())", n)); err != nil {
 				break
 			}
 			w.mu.Lock()
@@ -220,8 +158,17 @@ func (w *workload) run(ctx context.Context) {
 			w.mu.Unlock()
 			time.Sleep(2 * time.Millisecond)
 		}
-		_ = c.Close(context.WithoutCancel(ctx))
+		c.close()
 	}
+}
+
+func (w *workload) at(address string) *realSite {
+	for _, s := range w.sites {
+		if s.address == address {
+			return s
+		}
+	}
+	return nil
 }
 
 func (w *workload) count(at string) int {
@@ -231,26 +178,14 @@ func (w *workload) count(at string) int {
 }
 
 // missing are acknowledged rows that a site does not have.
-func (w *workload) missing(t *testing.T, s realSite) (out []int) {
+func (w *workload) missing(t *testing.T, s *realSite) (out []int) {
 	t.Helper()
 	w.mu.Lock()
 	acked := slices.Clone(w.acked) // before the rows are read: the workload goes on
 	w.mu.Unlock()
-	c, err := pgconn.Connect(t.Context(), s.dsn("leeward"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(t.Context())
-	res, err := c.Exec(t.Context(), "SELECT id FROM orders").ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	has := map[string]bool{}
-	for _, r := range res[0].Rows {
-		has[string(r[0])] = true
-	}
+	has := s.ids(t)
 	for _, n := range acked {
-		if !has[fmt.Sprint(n)] {
+		if !has[n] {
 			out = append(out, n)
 		}
 	}
@@ -275,7 +210,7 @@ func move(t *testing.T, w *World, e *config.Estate, runs, kind string) runbook.R
 		t.Fatal(err)
 	}
 	seen, p := Seen{Databases: map[string]Standing{"shop": standing}}, Params{Members: []string{"shop"}, Now: time.Now()}
-	make := map[string]func(*config.Estate, *State, Seen, Params) (*runbook.Plan, error){Cutover: PlanCutover, Rollback: PlanRollback, Failover: PlanFailover}[kind]
+	make := map[string]func(*config.Estate, *State, Seen, Params) (*runbook.Plan, error){Cutover: PlanCutover, Rollback: PlanRollback, Failover: PlanFailover, Failback: PlanFailback}[kind]
 	plan, err := make(e, st, seen, p)
 	if err != nil {
 		t.Fatal(err)
@@ -295,136 +230,174 @@ func move(t *testing.T, w *World, e *config.Estate, runs, kind string) runbook.R
 	return rep
 }
 
-// TestRealCutover moves a PostgreSQL database there and back under a workload whose
-// client follows the name: nothing that was acknowledged is lost.
+// TestRealCutover moves a database there and back under a workload whose client follows
+// the name: nothing that was acknowledged is lost.
 func TestRealCutover(t *testing.T) {
-	e, sites := realEstate(t)
-	dir := t.TempDir()
-	w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
-	w.Asker = yes{}
-	for _, s := range sites { // the target is a clone that has nothing yet
-		tool(t, "psql", "-qv", "ON_ERROR_STOP=1", "-c", "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz)", s.dsn("app"))
-	}
-	load := &workload{e: e, port: sites[Source].port, where: map[string]int{}}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wait sync.WaitGroup
-	wait.Go(func() { load.run(ctx) })
-	defer func() { cancel(); wait.Wait() }()
+	eachKind(t, func(t *testing.T, k *realKind) {
+		e, sites := realEstate(t, k)
+		dir := t.TempDir()
+		w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
+		w.Asker = yes{}
+		load := &workload{e: e, sites: sites, where: map[string]int{}}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wait sync.WaitGroup
+		wait.Go(func() { load.run(ctx) })
+		defer func() { cancel(); wait.Wait() }()
+		follow(t, w)
+		runs := filepath.Join(dir, "runs")
+		load.arrive(t, sites[Source])
+		there := move(t, w, e, runs, Cutover)
+		load.arrive(t, sites[Target])
+		if lost := load.missing(t, sites[Target]); len(lost) > 0 {
+			t.Errorf("the cutover lost %v", lost)
+		}
+		tokens(t, w, 1)
+		back := move(t, w, e, runs, Rollback)
+		load.arrive(t, sites[Source])
+		if lost := load.missing(t, sites[Source]); len(lost) > 0 {
+			t.Errorf("the rollback lost %v", lost)
+		}
+		tokens(t, w, 2)
+		move(t, w, e, runs, Cutover)
+		load.arrive(t, sites[Target])
+		cancel()
+		wait.Wait()
+		if lost := load.missing(t, sites[Target]); len(lost) > 0 {
+			t.Errorf("the second cutover lost %v", lost)
+		}
+		t.Logf("%d rows acknowledged, %v; down %v there, %v back; the longest gap a client saw was %v", len(load.acked), load.where, there.Down, back.Down, load.gap)
+		if there.Down <= 0 || there.Down > time.Minute {
+			t.Errorf("applications stood still for %v", there.Down)
+		}
+		if where := slices.Sorted(maps.Keys(load.where)); len(where) != 2 {
+			t.Errorf("the workload wrote at %v", where)
+		}
+	})
+}
+
+// follow makes the first pass.
+func follow(t *testing.T, w *World) {
+	t.Helper()
 	if err := w.with(t.Context(), "shop", Forward, func(db Database) error { _, err := db.Drain(t.Context()); return err }); err != nil {
 		t.Fatal(err)
 	}
-	runs := filepath.Join(dir, "runs")
-	arrive := func(at Site) {
-		t.Helper()
-		before := load.count(sites[at].address)
-		for range 200 {
-			if load.count(sites[at].address) > before+50 {
-				return
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		t.Fatalf("clients do not write at the %s", at)
-	}
-	arrive(Source)
-	there := move(t, w, e, runs, Cutover)
-	arrive(Target)
-	if lost := load.missing(t, sites[Target]); len(lost) > 0 {
-		t.Errorf("the cutover lost %v", lost)
-	}
-	tokens(t, w, 1)
-	back := move(t, w, e, runs, Rollback)
-	arrive(Source)
-	if lost := load.missing(t, sites[Source]); len(lost) > 0 {
-		t.Errorf("the rollback lost %v", lost)
-	}
-	tokens(t, w, 2)
-	move(t, w, e, runs, Cutover)
-	arrive(Target)
-	cancel()
-	wait.Wait()
-	if lost := load.missing(t, sites[Target]); len(lost) > 0 {
-		t.Errorf("the second cutover lost %v", lost)
-	}
-	t.Logf("%d rows acknowledged, %v; down %v there, %v back; the longest gap a client saw was %v", len(load.acked), load.where, there.Down, back.Down, load.gap)
-	if there.Down <= 0 || there.Down > time.Minute {
-		t.Errorf("applications stood still for %v", there.Down)
-	}
-	if where := slices.Sorted(maps.Keys(load.where)); len(where) != 2 {
-		t.Errorf("the workload wrote at %v", where)
-	}
 }
 
-// tokens insists that both databases keep the token.
+// arrive waits until clients write at a site.
+func (w *workload) arrive(t *testing.T, at *realSite) {
+	t.Helper()
+	before := w.count(at.address)
+	for range 200 {
+		if w.count(at.address) > before+50 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("clients do not write at %s", at.address)
+}
+
+// tokens insists that both databases keep the token. It may be on its way to a standby.
 func tokens(t *testing.T, w *World, want int64) {
 	t.Helper()
 	for _, at := range []Site{Source, Target} {
-		if n, err := w.Tokens.Token(t.Context(), "shop", at); err != nil || n != want {
+		var n int64
+		var err error
+		for range 50 {
+			if n, err = w.Tokens.Token(t.Context(), "shop", at); err == nil && n == want {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil || n != want {
 			t.Errorf("the token at the %s is %d, want %d: %v", at, n, want, err)
 		}
 	}
 }
 
-// TestRealFailover goes on without a source that died, knows it when it is back, and
-// puts it in quarantine.
+// TestRealFailover goes on without a source that died, knows it when it is back, puts
+// it in quarantine, and comes home with what was written meanwhile.
 func TestRealFailover(t *testing.T) {
-	e, sites := realEstate(t)
-	dir := t.TempDir()
-	w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
-	w.Asker = yes{}
-	for _, s := range sites {
-		tool(t, "psql", "-qv", "ON_ERROR_STOP=1", "-c", "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz)", s.dsn("app"))
-	}
-	write := func(at Site, id int) error {
-		return exec.Command("psql", "-qv", "ON_ERROR_STOP=1", "-c", fmt.Sprintf("INSERT INTO orders VALUES (%d, now())", id), sites[at].dsn("app")).Run()
-	}
-	if err := write(Source, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.with(t.Context(), "shop", Forward, func(db Database) error { _, err := db.Drain(t.Context()); return err }); err != nil {
-		t.Fatal(err)
-	}
-	if err := write(Source, 2); err != nil { // never leaves the source
-		t.Fatal(err)
-	}
-	sites[Source].stop()
-	rep := move(t, w, e, filepath.Join(dir, "runs"), Failover)
-	if s := rep.Step("failover.shop"); !slices.ContainsFunc(s.Facts, func(f string) bool { return strings.Contains(f, "missing") }) {
-		t.Errorf("the loss is not told: %v", s.Facts)
-	}
-	if err := write(Target, 3); err != nil {
-		t.Errorf("the target cannot be written: %v", err)
-	}
-	roles := func(returned, fenced bool) {
-		t.Helper()
-		r, err := w.Roles(t.Context(), []string{"shop"})
-		if err != nil || len(r) != 1 || !r[0].Lost || r[0].Primary != Target || r[0].Returned != returned || r[0].Fenced != fenced {
-			t.Errorf("%+v, %v; want returned %v, fenced %v", r, err, returned, fenced)
+	eachKind(t, func(t *testing.T, k *realKind) {
+		e, sites := realEstate(t, k)
+		dir := t.TempDir()
+		w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
+		w.Asker = yes{}
+		src, dst := sites[Source], sites[Target]
+		src.mustInsert(t, 1)
+		follow(t, w)
+		src.mustInsert(t, 2) // of rows it never leaves the source
+		if k.physical {
+			follow(t, w)
 		}
-	}
-	roles(false, false)
-	sites[Source].start()
-	for range 100 {
-		if write(Source, 4) == nil {
-			break
+		src.kill(t)
+		runs := filepath.Join(dir, "runs")
+		rep := move(t, w, e, runs, Failover)
+		if s := rep.Step("failover.shop"); !slices.ContainsFunc(s.Facts, func(f string) bool { return strings.Contains(f, "missing") }) {
+			t.Errorf("the loss is not told: %v", s.Facts)
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	roles(true, false)
-	if _, err := w.Quarantine(t.Context(), "shop", time.Second); err != nil {
+		if got := dst.ids(t); got[2] != k.physical || !got[1] {
+			t.Errorf("the target has %v", got)
+		}
+		dst.mustInsert(t, 3)
+		roles := func(returned, fenced bool) {
+			t.Helper()
+			r, err := w.Roles(t.Context(), []string{"shop"})
+			if err != nil || len(r) != 1 || !r[0].Lost || r[0].Primary != Target || r[0].Returned != returned || r[0].Fenced != fenced {
+				t.Errorf("%+v, %v; want returned %v, fenced %v", r, err, returned, fenced)
+			}
+		}
+		roles(false, false)
+		src.start(t)
+		src.mustInsert(t, 4) // an application that does not know
+		roles(true, false)
+		if _, err := w.Quarantine(t.Context(), "shop", time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if err := src.insert(t, 5); err == nil {
+			t.Error("the source was written in quarantine")
+		}
+		roles(false, true)
+		dst.mustInsert(t, 6)
+		move(t, w, e, runs, Failback)
+		kept := ""
+		for _, f := range asideFiles(t, dir) {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept += string(b)
+		}
+		if !strings.Contains(kept, `"id":"4"`) {
+			t.Errorf("row 4 was not set aside: %s", kept)
+		}
+		if got := src.ids(t); !got[1] || got[2] != k.physical || !got[3] || got[4] || !got[6] {
+			t.Errorf("at home there is %v", got)
+		}
+		src.mustInsert(t, 7)
+		if err := dst.insert(t, 8); err == nil {
+			t.Error("the target still takes writes")
+		}
+	})
+}
+
+// asideFiles are the files of rows that were set aside.
+func asideFiles(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(dir, asideDir), func(path string, d os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".jsonl") {
+			out = append(out, path)
+		}
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := write(Source, 5); err == nil {
-		t.Error("the source was written in quarantine")
-	}
-	roles(false, true)
-	if err := write(Target, 6); err != nil {
-		t.Errorf("the target cannot be written: %v", err)
-	}
+	return out
 }
 
 // A DNS server that refuses is named, with what to do.
 func TestRealDNSRefusals(t *testing.T) {
-	needReal(t)
+	needKnot(t)
 	server := startKnot(t, "127.0.0.2")
 	secret := tsigSecret
 	d := &config.DNS{Server: server, Zone: "lab.", Record: "db.lab.", TTL: time.Second, Source: []netip.Addr{netip.MustParseAddr("127.0.0.2")},

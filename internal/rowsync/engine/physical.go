@@ -61,6 +61,7 @@ type Physical interface {
 	// that is primary by right, nor data that are not of the source's line.
 	Follow(ctx context.Context, tell func(step string)) (did []string, err error)
 	PhysicalRole
+	PhysicalReturn
 	// Databases lists what rows can be compared of, with both ends' options.
 	Databases(ctx context.Context) ([]PhysicalDatabase, error)
 }
@@ -80,6 +81,16 @@ type PhysicalRole interface {
 	Promote(ctx context.Context) (evidence []string, err error)
 	// Size is how many bytes a seed would carry.
 	Size(ctx context.Context) (int64, error)
+}
+
+// PhysicalReturn is what a runbook asks of a pair beside a switch.
+type PhysicalReturn interface {
+	// CheckReturn tells what prevents the target, which is the primary still, from
+	// becoming the standby of the source once that has taken its place. It changes
+	// nothing.
+	CheckReturn(ctx context.Context) ([]Finding, error)
+	// Fenced looks whether the source is fenced, or takes no writes for being a standby.
+	Fenced(ctx context.Context) (bool, error)
 }
 
 // PhysicalPhase is what the target of a physical copy is.

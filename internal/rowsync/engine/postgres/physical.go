@@ -241,6 +241,18 @@ func (p *standby) wake(ctx context.Context, st engine.PhysicalState, tell func(s
 	return append(did, "the server was started"), nil
 }
 
+// sourceAddress is where the source is, as the target sees it.
+func (p *standby) sourceAddress() (host, port string, err error) {
+	s, err := parse(p.o.Source.Options)
+	if err != nil {
+		return "", "", err
+	}
+	if h, n, ok := strings.Cut(p.o.Source.Address, ":"); ok {
+		return h, n, nil
+	}
+	return s.config.Host, fmt.Sprint(s.config.Port), nil
+}
+
 // conninfo is how tools and the server at the target reach the source.
 func (p *standby) conninfo(ctx context.Context) (string, error) {
 	s, err := parse(p.o.Source.Options)
@@ -248,11 +260,9 @@ func (p *standby) conninfo(ctx context.Context) (string, error) {
 		return "", err
 	}
 	c := s.config
-	host, port := c.Host, fmt.Sprint(c.Port)
-	if a := p.o.Source.Address; a != "" {
-		if h, n, ok := strings.Cut(a, ":"); ok {
-			host, port = h, n
-		}
+	host, port, err := p.sourceAddress()
+	if err != nil {
+		return "", err
 	}
 	out := []string{"host=" + quoteInfo(host), "port=" + port, "user=" + quoteInfo(c.User), "dbname=" + quoteInfo(c.Database), "application_name=" + p.slot}
 	for k, v := range dsnParams(p.o.Source.DSN) {

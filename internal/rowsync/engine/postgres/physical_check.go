@@ -42,7 +42,7 @@ func (p *standby) Check(ctx context.Context) ([]engine.Finding, error) {
 	add(truth(v[9]), engine.Warning, "wal_keep_size", "no WAL is kept beyond the last checkpoint: pg_rewind needs what lies between the last checkpoint both had and where they part",
 		"ALTER SYSTEM SET wal_keep_size = '2GB'; SELECT pg_reload_conf()")
 	add(string(v[11]) != "0", engine.Blocker, "tablespaces", "a base backup would put "+string(v[11])+" tablespaces where they are at the source", "replicate the rows instead: leave mode: out")
-	add(!truth(v[12]), engine.Warning, "role "+me, "it is no superuser: promoting, rewinding and pointing a standby elsewhere take one", "ALTER ROLE "+ident(me)+" SUPERUSER")
+	add(!truth(v[12]), engine.Warning, engine.FenceObject, "role "+me+" is no superuser: fencing all databases, promoting, rewinding and pointing a standby elsewhere take one", "ALTER ROLE "+ident(me)+" SUPERUSER")
 	add(string(v[2]) != "on", engine.Note, engine.PageChecksums, "they are off: damage on the source's disk would come over unseen", "pg_checksums --enable, while the server is stopped")
 	add(string(v[14]) != "0", engine.Warning, engine.PageChecksums, string(v[14])+" pages failed theirs at the source", "find them by pg_amcheck, and restore what they held")
 	add(truth(v[13]), engine.Warning, "max_slot_wal_keep_size", "it is unlimited: while the target is down, WAL is kept until the source's disk is full",

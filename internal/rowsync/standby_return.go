@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
@@ -56,7 +57,7 @@ func (s *Standby) SetAside(ctx context.Context, dir string) ([]Aside, error) {
 	for _, d := range all {
 		kept, err := s.asideOf(ctx, d, filepath.Join(dir, d.Name))
 		for i := range kept {
-			kept[i].Table.Schema = d.Name + "." + kept[i].Table.Schema
+			kept[i].Table.Schema = strings.TrimSuffix(d.Name+"."+kept[i].Table.Schema, ".")
 		}
 		if out = append(out, kept...); err != nil {
 			return out, fmt.Errorf("set rows of database %s aside: %w", d.Name, err)

@@ -160,10 +160,9 @@ func (r *Rows) physicalStanding(ctx context.Context, db *config.Database, way Wa
 		s.Trouble = append(s.Trouble, "nothing was ever replicated to it")
 	case st.Phase == engine.Primary:
 		s.Trouble = append(s.Trouble, "it is primary: applications write to it")
-	case st.Pending != "":
-		s.Trouble = append(s.Trouble, st.Pending)
 	case !st.Heard.IsZero():
-		// It receives: what it has not heard of by now is younger than that.
+		// What it has not heard of is younger than that. That it does not follow now is no
+		// trouble: it is a state that the other end had, and a drain has it follow.
 		s.Lag = max(0, now.Sub(st.Heard))
 	}
 	return s, nil

@@ -59,7 +59,8 @@ func fenceAll(ctx context.Context, o engine.Options, on bool, grace time.Duratio
 	return evidence, nil
 }
 
-// Mark implements engine.PhysicalRole.
+// Mark implements engine.PhysicalRole. What nobody waits for, the server writes out, and
+// sends, within 15 s; a commit behind the position makes it do so at once.
 func (p *standby) Mark(ctx context.Context) (engine.Pos, error) {
 	rows, err := query(ctx, p.o.Source.Options, `SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END,
 		(SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')`)
@@ -72,6 +73,9 @@ func (p *standby) Mark(ctx context.Context) (engine.Pos, error) {
 	at, err := parseLSN(string(rows[0][1]))
 	if err != nil {
 		return "", err
+	}
+	if _, err := query(ctx, p.o.Source.Options, "SELECT pg_logical_emit_message(true, 'leeward', 'mark')"); err != nil {
+		return "", fmt.Errorf("have the source write out its log: %w", err)
 	}
 	return engine.Pos(recordEnd(at, lsn(count(rows[0][2]))).String()), nil
 }

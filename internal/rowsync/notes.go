@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,10 @@ type notesData struct {
 	Stopped map[string]Stop `json:"stopped,omitempty"`
 	// Intent is a change of definitions on its way to the target.
 	Intent *intent `json:"intent,omitempty"`
+	// Made are objects that passes made at the target and that may lack owners or grants;
+	// Lacking says, for people, what could not be given.
+	Made    []engine.Name `json:"made,omitempty"`
+	Lacking []string      `json:"lacking,omitempty"`
 	// LastVerified is when a verification last found both ends equal.
 	LastVerified time.Time            `json:"last_verified,omitzero"`
 	Verified     map[string]time.Time `json:"verified,omitempty"` // by table
@@ -102,6 +107,7 @@ func (n *notes) get() notesData {
 	defer n.mu.Unlock()
 	d := n.d
 	d.Stopped, d.Verified = maps.Clone(d.Stopped), maps.Clone(d.Verified)
+	d.Made, d.Lacking = slices.Clone(d.Made), slices.Clone(d.Lacking)
 	if d.Intent != nil {
 		i := *d.Intent
 		d.Intent = &i

@@ -195,6 +195,9 @@ func (n *run) attempt(ctx context.Context) error {
 		} else if more {
 			continue
 		}
+		if err := n.rights(ctx); err != nil {
+			return err
+		}
 		if n.once {
 			return n.counters(ctx)
 		}
@@ -246,6 +249,9 @@ func (n *run) define(ctx context.Context) error {
 	if !n.fresh() {
 		n.ps = n.followed(c)
 		return nil
+	}
+	if err := n.r.making(c.missing, c.bare); err != nil {
+		return err
 	}
 	made, err := n.r.makeMissing(ctx, c.missing, false)
 	if err != nil {
@@ -363,7 +369,7 @@ func (n *run) start(ctx context.Context, src engine.Source, dst engine.Target) e
 	n.res.Seeded = true
 	n.until = "" // a mark of another history means nothing
 	return n.r.notes.change(func(d *notesData) {
-		*d = notesData{Version: notesVersion, Stream: stream, LastVerified: d.LastVerified, Verified: d.Verified}
+		*d = notesData{Version: notesVersion, Stream: stream, LastVerified: d.LastVerified, Verified: d.Verified, Made: d.Made}
 	})
 }
 

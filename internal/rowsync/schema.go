@@ -21,6 +21,7 @@ type comparison struct {
 	reasons  map[engine.Name]engine.Finding // why not
 	sources  map[engine.Name]bool           // tables of the source
 	missing  []engine.Object                // at the target, in the order in which they can be made
+	bare     bool                           // the target has no table
 	findings []engine.Finding
 }
 
@@ -33,7 +34,7 @@ func keyOf(o engine.Object) objectKey { return objectKey{o.Kind, o.Name, o.Table
 
 // compareSchemas compares by name and by the text of definitions.
 func compareSchemas(src, dst *engine.Schema) comparison {
-	var c comparison
+	c := comparison{bare: len(dst.Tables) == 0}
 	there := map[objectKey]engine.Object{}
 	for _, o := range dst.Objects {
 		there[keyOf(o)] = o
@@ -171,6 +172,9 @@ func (r *Replicator) schemas(ctx context.Context) (comparison, error) {
 func (r *Replicator) makeMissing(ctx context.Context, missing []engine.Object, late bool) ([]engine.Finding, error) {
 	dst, err := r.target(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := r.making(missing, false); err != nil {
 		return nil, err
 	}
 	var out []engine.Finding

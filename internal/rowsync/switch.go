@@ -64,6 +64,7 @@ func (r *Replicator) Drain(ctx context.Context) (Evidence, error) {
 		fmt.Sprintf("%d transactions with %d changes were applied", res.Commits, res.Changes),
 		fmt.Sprintf("the target stands at %s, where the source was", res.Position),
 	}
+	e.Facts = append(e.Facts, r.Lacking()...)
 	for t, s := range res.Stopped {
 		e.Facts = append(e.Facts, fmt.Sprintf("table %s is not followed: %s", t, s.Cause))
 	}

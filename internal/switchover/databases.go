@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +104,7 @@ func (r *rows) Ready(ctx context.Context) (blockers, notes []string, err error) 
 		return nil, nil, err
 	}
 	blockers, notes = findingTexts(a.Findings)
-	return blockers, append([]string{"changes: " + a.Capture}, notes...), nil
+	return blockers, slices.Concat([]string{"changes: " + a.Capture}, r.Lacking(), notes), nil
 }
 
 const differencesShown = 20

@@ -89,7 +89,7 @@ func (k *realKind) pair(t *testing.T) (map[Site]*realSite, config.Database) {
 		}
 		s.install(t)
 		s.start(t)
-		s.fill(t)
+		s.fill(t, at == Source)
 	}
 	db := config.Database{Name: "shop", Engine: k.engine, Mode: k.mode(), Capture: "auto",
 		Source: config.Endpoint{DSN: sites[Source].dsn("leeward")}, Target: config.Endpoint{DSN: sites[Target].dsn("leeward")}}
@@ -218,25 +218,31 @@ func (s *realSite) root(t *testing.T, statements ...string) error {
 	return nil
 }
 
-// fill makes accounts, and the application's table as the application's own.
-func (s *realSite) fill(t *testing.T) {
+// fill makes accounts and, at the source, the application's table as its own. At the
+// target there is nothing but the accounts, which may do nothing there.
+func (s *realSite) fill(t *testing.T, source bool) {
 	t.Helper()
-	qs := []string{"CREATE ROLE app LOGIN", "CREATE ROLE leeward LOGIN SUPERUSER", "CREATE DATABASE shop OWNER app"}
-	table := "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz)"
+	qs := []string{"CREATE ROLE app LOGIN", "CREATE ROLE leeward LOGIN SUPERUSER", "CREATE DATABASE shop"}
+	grant, table := "GRANT CREATE ON SCHEMA public TO app", "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz)"
 	if s.kind.engine == "mariadb" {
-		qs = []string{"CREATE USER app@'%'", "CREATE USER leeward@'%'", "CREATE DATABASE shop", "GRANT ALL ON shop.* TO app@'%'", "GRANT ALL ON *.* TO leeward@'%' WITH GRANT OPTION"}
-		table = "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamp(6))"
+		qs = []string{"CREATE USER app@'%'", "CREATE USER leeward@'%'", "GRANT ALL ON *.* TO leeward@'%' WITH GRANT OPTION", "CREATE DATABASE shop"}
+		grant, table = "GRANT ALL ON shop.* TO app@'%'", "CREATE TABLE orders (id bigint PRIMARY KEY, at timestamp(6))"
 	}
 	if err := s.root(t, qs...); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.connect(t.Context(), "app")
-	if err != nil {
-		t.Fatal(err)
+	if !source {
+		return
 	}
-	defer c.close()
-	if err := c.exec(t.Context(), table); err != nil {
-		t.Fatal(err)
+	for _, step := range [][2]string{{"leeward", grant}, {"app", table}} {
+		c, err := s.connect(t.Context(), step[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.exec(t.Context(), step[1]); err != nil {
+			t.Fatal(err)
+		}
+		c.close()
 	}
 }
 

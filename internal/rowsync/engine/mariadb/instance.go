@@ -92,7 +92,15 @@ func (t *Target) MakeInstanceObject(ctx context.Context, o engine.Object, other 
 	if o.Kind == "user" && other {
 		q = strings.Replace(q, "CREATE USER IF NOT EXISTS", "ALTER USER", 1)
 	}
-	if _, err := t.text.ExecContext(ctx, q); err != nil {
+	c, err := t.text.Conn(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	defer discard(c)
+	if err := noAccounts(ctx, t.server, c); err != nil {
+		return fmt.Errorf("make %s %s: %w", o.Kind, o.Name, err)
+	}
+	if _, err := c.ExecContext(ctx, q); err != nil {
 		// The server's message of a mistake in syntax repeats the text, hash and all.
 		what, _, _ := strings.Cut(explain(err).Error(), "near '")
 		return fmt.Errorf("make %s %s: %s", o.Kind, o.Name, strings.TrimSpace(what))

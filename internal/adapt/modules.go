@@ -1,6 +1,8 @@
 package adapt
 
 import (
+	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -117,4 +119,14 @@ func (m *moduleSet) closure(names []string) []string {
 		visit(n)
 	}
 	return order
+}
+
+// InitramfsModules names the kernel modules inside an initramfs, with underscores where
+// their files may have dashes.
+func InitramfsModules(r io.Reader) (map[string]bool, error) {
+	im, err := readInitramfs(r, func(string) bool { return false })
+	if err != nil {
+		return nil, fmt.Errorf("list modules: %w", err)
+	}
+	return im.modules, nil
 }

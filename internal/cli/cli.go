@@ -39,6 +39,8 @@ type command struct {
 // commands is the table of all commands, in the order help lists them.
 func commands() []command {
 	return []command{
+		{"init", "[USER@]HOST…", "look at servers and propose a leeward.yaml", false, runInit},
+		{"discover", "[NAME…] | --diff [A.json B.json]", "look at the servers again: what they are, who needs whom, what changed", false, runDiscover},
 		{"plan", "[--deadline T] [NAME…]", "what, how much, how long, and what is missing", false, runPlan},
 		{"replicate", "[NAME…]", "one pass of everything, in parallel", false, runReplicate},
 		{"status", "[NAME…]", "how old each server's newest recovery point is", false, runStatus},

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/leeward-dr/leeward/internal/agent"
+	"github.com/leeward-dr/leeward/internal/discover/look"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/switchover"
@@ -38,7 +39,7 @@ func runAgent(ctx context.Context, c *call) error {
 	}
 	governor := agent.NewGovernor()
 	files := tree.NewService(governor, filepath.Dir(self))
-	return errors.Join(agent.Main(ctx, c.In, c.Out, governor, files, agent.Postgres{}), files.Close())
+	return errors.Join(agent.Main(ctx, c.In, c.Out, governor, files, agent.Postgres{}, look.Service{}), files.Close())
 }
 
 // runLab hands over to the lab's own parser, and puts what it prints as JSON into

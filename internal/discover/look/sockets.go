@@ -113,9 +113,10 @@ func sameCommand(command string, p process) bool {
 
 // connections sums up what a watch sees.
 type connections struct {
-	by     map[inventory.Connection]map[netip.AddrPort]bool // the caller's ends
-	listen map[string]bool                                  // protocol and port
-	ours   map[string]bool                                  // local port and remote address of Leeward's own
+	strangers bool                                             // sockets were seen whose process is not known
+	by        map[inventory.Connection]map[netip.AddrPort]bool // the caller's ends
+	listen    map[string]bool                                  // protocol and port
+	ours      map[string]bool                                  // local port and remote address of Leeward's own
 }
 
 // States of sockets that tell of a connection (include/net/tcp_states.h).

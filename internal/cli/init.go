@@ -196,7 +196,7 @@ func renderInit(w io.Writer, r *initResult) {
 	case r.Diff == "":
 		fmt.Fprintf(w, "%s says all of this already\n", clean(r.File))
 	default:
-		fmt.Fprintf(w, "Proposed for %s, which stays as it is; take over what you want (patch -p0):\n\n", clean(r.File))
+		fmt.Fprintf(w, "Proposed for %s, which stays as it is; take over what you want:\n\n", clean(r.File))
 		for line := range strings.Lines(r.Diff) {
 			fmt.Fprintln(w, clean(strings.TrimRight(line, "\n")))
 		}

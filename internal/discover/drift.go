@@ -168,6 +168,9 @@ func flattenSystem(s *inventory.Server, m map[fact]string) {
 		m[fact{"sudo", r.Who + " " + r.What}] = r.File
 	}
 	for _, d := range s.Storage.Disks {
+		if d.Kind == "loop" {
+			continue // snaps, images of somebody's: they come and go
+		}
 		m[fact{"disk", d.Name}] = fmt.Sprintf("%s, %s %s", d.Kind, bytesText(d.Size), d.Detail)
 	}
 	for _, f := range s.Storage.Filesystems {

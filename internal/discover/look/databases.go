@@ -259,7 +259,7 @@ func (l *looker) myCnf(d *inventory.Database, file string, depth int) {
 		case line[0] == ';':
 		case line[0] == '[':
 			s := strings.Trim(line, "[]")
-			server = strings.HasPrefix(s, "mysqld") || strings.HasPrefix(s, "mariadb") && s != "mariadb-client" || s == "server" || s == "galera"
+			server = serverSection(s)
 		case strings.HasPrefix(line, "!includedir "):
 			for _, f := range l.glob(strings.TrimSpace(line[12:]) + "/*.cnf") {
 				l.myCnf(d, f, depth+1)
@@ -274,6 +274,13 @@ func (l *looker) myCnf(d *inventory.Database, file string, depth int) {
 			}
 		}
 	})
+}
+
+// serverSection reports whether a section of an option file is read by the server:
+// [mysqld], [mariadb-10.11] and the like, but not those of its clients.
+func serverSection(name string) bool {
+	base, _, _ := strings.Cut(name, "-")
+	return slices.Contains([]string{"mysqld", "mariadb", "mariadbd", "server", "galera"}, base) && name != "mariadb-client" && !strings.Contains(name, "dump") && name != "mariadb-admin"
 }
 
 // settings takes over the plain key and value lines of a file, without secrets.

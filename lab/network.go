@@ -19,7 +19,8 @@ const (
 	// for others.
 	dallasBridge  = "lwdallas0"
 	dallasGateway = "10.20.0.1"
-	wanMiami      = "lwdallas" // the end of the link that is in Miami
+	dallasRoute   = "route replace 10.20.0.0/24 via " + dallasAddress // in Miami
+	wanMiami      = "lwdallas"                                        // the end of the link that is in Miami
 	wanDallas     = "lwmiami"
 )
 
@@ -78,7 +79,7 @@ func raiseSites(ctx context.Context, rate int64) error {
 		"link add "+wanMiami+" type veth peer name "+wanDallas+" netns "+dallas,
 		"addr add 10.99.0.1/30 dev "+wanMiami,
 		"link set "+wanMiami+" up",
-		"route add 10.20.0.0/24 via "+dallasAddress,
+		dallasRoute,
 	)
 	if err != nil {
 		return err
@@ -188,7 +189,8 @@ func readLink(ctx context.Context, netns, dev string) (linkStats, error) {
 // healLink brings the link up and returns when both ends carry again: the kernel
 // takes up to a second to notice, and remembers neighbours it did not reach.
 func healLink(ctx context.Context) error {
-	if err := ip(ctx, miami, "link set "+wanMiami+" up"); err != nil {
+	// Routes over a link are gone when it goes down.
+	if err := ip(ctx, miami, "link set "+wanMiami+" up", dallasRoute); err != nil {
 		return err
 	}
 	ends := map[string]string{miami: wanMiami, dallas: wanDallas}

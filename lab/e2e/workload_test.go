@@ -161,7 +161,7 @@ func (w *world) applications(t *testing.T) {
 	for _, line := range []string{
 		"-n lw-miami link add lwclients type veth peer name eth0 netns lw-clients", "-n lw-miami link set lwclients master lwbr up",
 		"-n lw-clients addr add 10.10.0.99/24 dev eth0", "-n lw-clients link set eth0 up", "-n lw-clients link set lo up",
-		"-n lw-clients route add 10.99.0.0/30 via 10.10.0.1", "-n lw-clients route add 10.20.0.0/24 via 10.10.0.1",
+		"-n lw-clients route add 10.99.0.0/30 via 10.10.0.1",
 	} {
 		command(t, "", nil, "ip", strings.Fields(line)...)
 	}
@@ -194,7 +194,11 @@ func startClients(t *testing.T, w *world, dir string) *clients {
 	c := &clients{dir: dir}
 	w.write(t, filepath.Join(dir, "client.sh"), clientScript)
 	for _, kind := range []string{"shop", "plant", "files"} {
-		cmd := exec.Command("nsenter", "--net=/run/netns/lw-clients", "/bin/bash", filepath.Join(dir, "client.sh"), dir, kind, w.lab.SSHConfig())
+		from := "lw-clients"
+		if kind == "files" { // whom servers that moved have no route to
+			from = "lw-miami"
+		}
+		cmd := exec.Command("nsenter", "--net=/run/netns/"+from, "/bin/bash", filepath.Join(dir, "client.sh"), dir, kind, w.lab.SSHConfig())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -136,6 +136,19 @@ func ask(ctx context.Context, c *remote.Client, l *agentpb.Limits, e *inventory.
 	return nil
 }
 
+// Ask has a host looked at over a connection that is there, words included; its limits are
+// the connection's.
+func Ask(ctx context.Context, c *remote.Client, watch time.Duration, words []string) (*inventory.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, watch+patience)
+	defer cancel()
+	inv := &inventory.Server{}
+	if err := fetch(ctx, c.Conn(), "discover.look", &agentpb.LookRequest{WatchNano: int64(watch)}, inv); err != nil {
+		return nil, c.Explain(err)
+	}
+	mentions(ctx, c, inv, words)
+	return inv, nil
+}
+
 // maxAnswer bounds what a host may say of itself.
 const maxAnswer = 128 << 20
 

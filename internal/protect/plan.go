@@ -9,6 +9,7 @@ import (
 
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/config"
+	"github.com/leeward-dr/leeward/internal/discover/inventory"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/remote"
 	"github.com/leeward-dr/leeward/internal/replica"
@@ -44,7 +45,7 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 	for i, name := range names {
 		p := &planner{server: o.Estate.Server(name), store: store, bin: bin, plan: &res.Servers[i]}
 		planners[i] = p
-		wg.Go(func() { p.do(ctx, o.Progress) })
+		wg.Go(func() { p.do(ctx, o.Estate, o.Progress) })
 	}
 	wg.Wait()
 	for _, p := range planners {
@@ -56,6 +57,7 @@ func Plan(ctx context.Context, o Options) (_ *PlanResult, err error) {
 			fmt.Sprintf("the store %s has %d MiB free and needs about %d MiB", res.Target.Store, res.Target.Free>>20, res.Target.Need>>20),
 			"make room there, or leave out servers or directories"})
 	}
+	res.foresee(o.Estate, planners)
 	if err := res.addPoints(store, o.Estate, names); err != nil {
 		return nil, err
 	}
@@ -91,9 +93,10 @@ type planner struct {
 	past    []int64 // bytes on the wire of passes after the first, the newest last
 	known   bool    // it has a replica
 	samples []*tree.Sample
+	entry   inventory.Entry // what it is; without an inventory where that is not known
 }
 
-func (p *planner) do(ctx context.Context, show func(Progress)) {
+func (p *planner) do(ctx context.Context, e *config.Estate, show func(Progress)) {
 	p.plan.Server = p.server.Name
 	p.meter.begin(show, p.server.Name)
 	p.meter.phase("connecting")
@@ -105,6 +108,7 @@ func (p *planner) do(ctx context.Context, show func(Progress)) {
 		p.meter.end(err)
 		return
 	}
+	p.discovered(ctx, e)
 	p.meter.phase("looked at")
 }
 

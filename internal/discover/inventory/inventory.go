@@ -255,7 +255,8 @@ type CronJob struct {
 	Line    int    `json:"line,omitempty"`
 	When    string `json:"when"`
 	User    string `json:"user"`
-	Command string `json:"command"` // without what looks like a password
+	Command string `json:"command"`       // without what looks like a password
+	Own     bool   `json:"own,omitempty"` // its file belongs to no package
 }
 
 // Container is a container with its state, whatever runs it.

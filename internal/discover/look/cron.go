@@ -4,13 +4,15 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/leeward-dr/leeward/internal/discover/inventory"
 )
 
 // cron lists every job of every crontab, and the scripts of /etc/cron.daily and the like.
-func (l *looker) cron(context.Context) {
+func (l *looker) cron(ctx context.Context) {
+	defer l.ownJobs(ctx)
 	for _, file := range append([]string{"/etc/crontab"}, l.glob("etc/cron.d/*")...) {
 		if strings.ContainsAny(filepath.Base(file), ".~") {
 			continue // cron skips them, but for names in lists of its own
@@ -43,6 +45,21 @@ func (l *looker) cron(context.Context) {
 				l.inv.Cron = append(l.inv.Cron, inventory.CronJob{File: p, When: "@" + span, User: "root", Command: p})
 			}
 		}
+	}
+}
+
+// ownJobs tells the jobs that somebody here has made from those that packages bring.
+// /etc/crontab is a package's file that people add to; what its packages put there starts
+// the scripts of cron.daily and the like.
+func (l *looker) ownJobs(ctx context.Context) {
+	var files []string
+	for _, j := range l.inv.Cron {
+		files = append(files, j.File)
+	}
+	owned := l.owners(ctx, slices.Compact(files))
+	for i := range l.inv.Cron {
+		j := &l.inv.Cron[i]
+		j.Own = len(l.inv.Packages) > 0 && owned[j.File] == "" && !strings.Contains(j.Command, "run-parts")
 	}
 }
 

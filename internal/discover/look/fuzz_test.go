@@ -20,33 +20,26 @@ func FuzzParsers(f *testing.F) {
 		"0::/a.service", "key='a''b\\", "a ALL=(ALL) ALL\n\\\n", "8 0 sda 1 2 3 4 5 6 7 8", "Id=a\n\nId=b", "10.0.0.1:5432,10.0.0.2/32 port=\"99999\""} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(_ *testing.T, b []byte) {
+	f.Fuzz(func(t *testing.T, b []byte) {
 		s := string(b)
-		parseDpkg(b)
-		parseApk(b)
-		parseRpm(b)
-		parseCrontab("f", b, "")
-		parseCrontab("f", b, "u")
-		parseSudoers("f", b)
-		parseApache("f", b)
-		parseHAProxy("f", b)
-		parseNginx(nginxTokens(b), "f", 0)
-		parseUnit(b, map[string][]string{})
-		parseShow(b)
-		unitOf(s)
-		postgresSetting(s)
-		_, _ = parseVgs(b)
-		_, _ = parsePodman(b)
-		_, _ = parseDocker(b)
-		parseDockerHost(b)
-		nftRules(b)
-		_, _ = parseCertificate(b)
-		parseDiskstats(b, func(uint32, uint32, string) bool { return true })
-		driversIn(b)
-		redact(s)
 		l := &looker{root: "/nonexistent", inv: &inventory.Server{}}
-		l.resolvers(b)
-		m := &mentionScan{words: []string{"db", "10.0.0.1"}}
-		m.file("f", b)
+		for name, parse := range map[string]func(){
+			"dpkg": func() { parseDpkg(b) }, "apk": func() { parseApk(b) }, "rpm": func() { parseRpm(b) },
+			"crontab": func() { parseCrontab("f", b, ""); parseCrontab("f", b, "u") }, "sudoers": func() { parseSudoers("f", b) },
+			"apache": func() { parseApache("f", b) }, "haproxy": func() { parseHAProxy("f", b) },
+			"nginx": func() { parseNginx(nginxTokens(b), "f", 0) }, "unit": func() { parseUnit(b, map[string][]string{}) },
+			"show": func() { parseShow(b) }, "cgroup": func() { unitOf(s) }, "postgresql.conf": func() { postgresSetting(s) },
+			"vgs": func() { _, _ = parseVgs(b) }, "podman": func() { _, _ = parsePodman(b) }, "docker": func() { _, _ = parseDocker(b); parseDockerHost(b) },
+			"nft": func() { nftRules(b) }, "certificate": func() { _, _ = parseCertificate(b) },
+			"diskstats": func() { parseDiskstats(b, func(uint32, uint32, string) bool { return true }) },
+			"modules":   func() { driversIn(b) }, "redact": func() { redact(s) }, "resolv.conf": func() { l.resolvers(b) },
+			"mentions": func() { (&mentionScan{words: []string{"db", "10.0.0.1"}}).file("f", b) },
+		} {
+			begin := time.Now()
+			parse()
+			if took := time.Since(begin); took > 2*time.Second {
+				t.Errorf("%s takes %v for %d bytes", name, took, len(b))
+			}
+		}
 	})
 }

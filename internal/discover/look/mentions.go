@@ -25,7 +25,7 @@ var configDirs = []string{"etc", "usr/local/etc", "opt", "srv", "var/www"}
 // notConfig are directories in /etc that name addresses and names of no meaning here.
 var notConfig = []string{"/etc/ssl", "/etc/ca-certificates", "/etc/services", "/etc/selinux", "/etc/alternatives", "/etc/mime.types",
 	"/etc/ssh/moduli", "/etc/protocols", "/etc/udev/hwdb.d", "/etc/pki/ca-trust", "/etc/brltty", "/etc/ld.so.cache", "/etc/hosts",
-	"/etc/resolv.conf", "/etc/network", "/etc/netplan", "/etc/systemd/network", "/etc/sysconfig/network-scripts", "/etc/sysconfig/network",
+	"/etc/resolv.conf", "/etc/network", "/etc/netplan", "/etc/systemd/network", "/etc/systemd/resolved.conf", "/etc/sysconfig/network-scripts", "/etc/sysconfig/network",
 	"/etc/NetworkManager", "/etc/hostname", "/etc/mailname"}
 
 // configEnds are the ends of names of configuration files outside of /etc.

@@ -135,7 +135,7 @@ func (l *looker) systemd(ctx context.Context) {
 	}
 	packaged := l.owners(ctx, own)
 	for _, u := range found {
-		u.Own = u.File != "" && packaged[u.File] == "" && !strings.HasPrefix(u.File, "/run/")
+		u.Own = len(l.inv.Packages) > 0 && u.File != "" && packaged[u.File] == "" && !strings.HasPrefix(u.File, "/run/")
 		l.inv.Units = append(l.inv.Units, *u)
 	}
 	slices.SortFunc(l.inv.Units, func(a, b inventory.Unit) int { return strings.Compare(a.Name, b.Name) })
@@ -241,7 +241,7 @@ func (l *looker) timers(ctx context.Context) {
 	}
 	packaged := l.owners(ctx, files)
 	for i := range l.inv.Timers {
-		l.inv.Timers[i].Own = packaged[files[i]] == ""
+		l.inv.Timers[i].Own = len(l.inv.Packages) > 0 && packaged[files[i]] == ""
 	}
 	slices.SortFunc(l.inv.Timers, func(a, b inventory.Timer) int { return strings.Compare(a.Name, b.Name) })
 }

@@ -47,6 +47,7 @@ func commands() []command {
 		{"points", pointsArgs, "list, compare, keep and look into recovery points", false, runPoints},
 		{"verify", "[NAME…]", "compare source and replica, whole", false, runVerify},
 		{"drill", "[NAME…]", "boot recovery points in isolation and prove them", false, runDrill},
+		{"runbook", "[-o DIR]", "write the documentation: what there is, and how to recover it", false, runRunbook},
 		{"cutover", "plan|apply|resume|list [NAME…]", "move to the target as planned, with nothing lost", false, runCutover},
 		{"rollback", "plan|apply|resume|list [NAME…]", "take a cutover back, with nothing lost", false, runRollback},
 		{"failover", "plan|apply|resume|list|quarantine [NAME…]", "go on at the target without the source, and say what is lost", false, runFailover},

@@ -36,6 +36,7 @@ type Estate struct {
 	Volatile  []string // patterns of what may differ at verify, beside those built in
 	// Switchover is how to move to the target, and back.
 	Switchover Switchover
+	Contacts   []Contact // whom the documentation names
 }
 
 // Source is the site that is protected.

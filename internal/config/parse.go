@@ -73,6 +73,7 @@ func (r *reader) estate(n *yaml.Node, e *Estate) {
 		{"groups", false, func(w string, n *yaml.Node) { r.groups(n, e) }},
 		{"keep", false, func(w string, n *yaml.Node) { e.Keep = r.keep(w, n) }},
 		{"verify", false, func(w string, n *yaml.Node) { r.verify(w, n, e) }},
+		{"contacts", false, func(w string, n *yaml.Node) { e.Contacts = r.contacts(n) }},
 		{"switchover", false, func(w string, n *yaml.Node) { r.switchover(w, n, &e.Switchover, e.Source.SSH) }},
 	})
 	if n.Kind == yaml.MappingNode && len(e.Servers)+len(e.Databases) == 0 {

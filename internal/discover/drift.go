@@ -158,7 +158,7 @@ func flatten(s *inventory.Server) map[fact]string {
 func flattenSystem(s *inventory.Server, m map[fact]string) {
 	y := s.System
 	for k, v := range map[string]string{"hostname": y.Hostname, "system": y.OS, "running kernel": y.Kernel, "firmware": y.Firmware,
-		"CPUs": fmt.Sprint(y.CPUs), "CPU": y.CPU, "memory": bytesText(y.Memory), "machine": y.Vendor + " " + y.Product, "time zone": y.TimeZone, "machine-id": y.MachineID} {
+		"CPUs": fmt.Sprint(y.CPUs), "CPU": y.CPU, "memory": Bytes(y.Memory), "machine": y.Vendor + " " + y.Product, "time zone": y.TimeZone, "machine-id": y.MachineID} {
 		m[fact{"system", k}] = v
 	}
 	for _, u := range s.Users {
@@ -171,7 +171,7 @@ func flattenSystem(s *inventory.Server, m map[fact]string) {
 		if d.Kind == "loop" {
 			continue // snaps, images of somebody's: they come and go
 		}
-		m[fact{"disk", d.Name}] = fmt.Sprintf("%s, %s %s", d.Kind, bytesText(d.Size), d.Detail)
+		m[fact{"disk", d.Name}] = fmt.Sprintf("%s, %s %s", d.Kind, Bytes(d.Size), d.Detail)
 	}
 	for _, f := range s.Storage.Filesystems {
 		m[fact{"filesystem", f.Mount}] = fmt.Sprintf("%s, %s", f.Type, f.UUID)

@@ -34,7 +34,7 @@ func Propose(e *inventory.Estate, g *Graph, w Wishes) string {
 	}
 	p.line("target:")
 	p.line("  name: %s", scalar(w.Target))
-	p.line("  store: %s  # needs about %s for the first copies; points come on top", scalar(w.Store), bytesText(used(e)))
+	p.line("  store: %s  # needs about %s for the first copies; points come on top", scalar(w.Store), Bytes(used(e)))
 	p.line("  hypervisor: qemu")
 	p.line("  accelerator: %s", scalar(w.Accelerator))
 	for _, n := range Networks(e) {
@@ -131,7 +131,7 @@ func (p *proposal) about(x inventory.Entry) (out []string) {
 	}
 	s := x.Server
 	out = append(out, fmt.Sprintf("%s: %s, %s, %d CPUs, %s of memory, %s used", x.Name, s.System.OS, s.System.Firmware, s.System.CPUs,
-		bytesText(s.System.Memory), bytesText(usedBy(s))))
+		Bytes(s.System.Memory), Bytes(usedBy(s))))
 	if services := Services(s); len(services) > 0 {
 		out = append(out, "  serves "+strings.Join(services, ", "))
 	}
@@ -298,8 +298,8 @@ func usedBy(s *inventory.Server) (sum int64) {
 	return sum
 }
 
-// bytesText writes bytes in decimal units.
-func bytesText(n int64) string {
+// Bytes writes bytes in decimal units.
+func Bytes(n int64) string {
 	f, unit := float64(n), "B"
 	for _, u := range []string{"kB", "MB", "GB", "TB"} {
 		if f < 1000 {
@@ -324,14 +324,14 @@ func joinPort(address string, port int) string {
 // Summary says in a line what a server is.
 func Summary(s *inventory.Server) string {
 	text := fmt.Sprintf("%s, kernel %s, %s, %d CPUs, %s of memory, %s used", s.System.OS, s.System.Kernel, s.System.Firmware, s.System.CPUs,
-		bytesText(s.System.Memory), bytesText(usedBy(s)))
+		Bytes(s.System.Memory), Bytes(usedBy(s)))
 	if n := s.Storage.WrittenPerHour; n >= 0 {
-		text += ", at most " + bytesText(n) + " changed an hour"
+		text += ", at most " + Bytes(n) + " changed an hour"
 	}
 	for _, d := range s.Databases {
 		text += ", " + d.Engine
 		if d.Size >= 0 {
-			text += " of " + bytesText(d.Size)
+			text += " of " + Bytes(d.Size)
 		}
 	}
 	return text

@@ -33,6 +33,7 @@ var order = []string{
 	"cmd/leeward",
 	"internal/cli",
 	"lab",
+	"internal/document",
 	"internal/switchover",
 	"internal/drill",
 	"internal/drill/bubble",

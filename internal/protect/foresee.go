@@ -61,20 +61,8 @@ func hasEntry(e *inventory.Estate, name string) bool {
 // addressMap is what addresses become at the target.
 func addressMap(networks []config.NetworkMap) func(netip.Addr) (netip.Addr, bool) {
 	return func(a netip.Addr) (netip.Addr, bool) {
-		for _, n := range networks {
-			if !n.From.Contains(a) || n.From == n.To {
-				continue
-			}
-			from, to := a.AsSlice(), n.To.Addr().AsSlice()
-			for i := range to {
-				bits := max(0, min(8, n.To.Bits()-8*i))
-				mask := byte(0xff << (8 - bits))
-				to[i] = to[i]&mask | from[i]&^mask
-			}
-			b, ok := netip.AddrFromSlice(to)
-			return b, ok
-		}
-		return netip.Addr{}, false
+		b := config.Mapped(networks, a)
+		return b, b != a
 	}
 }
 

@@ -246,7 +246,7 @@ func TestRealCutover(t *testing.T) {
 		follow(t, w)
 		runs := filepath.Join(dir, "runs")
 		load.arrive(t, sites[Source])
-		if err := w.Tokens.SetToken(t.Context(), "shop", Target, 9); k.physical && err == nil {
+		if k.physical && w.Tokens.SetToken(t.Context(), "shop", Target, 9) == nil {
 			t.Error("a token was written at a standby")
 		}
 		there := move(t, w, e, runs, Cutover)
@@ -281,7 +281,12 @@ func TestRealCutover(t *testing.T) {
 // follow makes the first pass.
 func follow(t *testing.T, w *World) {
 	t.Helper()
-	if err := w.with(t.Context(), "shop", Forward, func(db Database) error { _, err := db.Drain(t.Context()); return err }); err != nil {
+	err := w.with(t.Context(), "shop", Forward, func(db Database) error {
+		e, err := db.Drain(t.Context())
+		t.Logf("first pass: %s", strings.Join(e.Facts, "; "))
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }

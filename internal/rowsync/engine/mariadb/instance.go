@@ -53,6 +53,9 @@ func (s *server) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 			defs = append(defs, "CREATE ROLE IF NOT EXISTS "+account)
 		} else {
 			list, err := s.strings(ctx, "SHOW CREATE USER "+account)
+			if unknownAccount(err) {
+				continue
+			}
 			if err != nil {
 				return nil, nil, fmt.Errorf("read account %s: %w", account, err)
 			}
@@ -61,6 +64,9 @@ func (s *server) InstanceObjects(ctx context.Context) ([]engine.Object, []engine
 			}
 		}
 		grants, err := s.strings(ctx, "SHOW GRANTS FOR "+account)
+		if unknownAccount(err) {
+			continue
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("read grants of %s: %w", account, err)
 		}

@@ -24,8 +24,16 @@ const (
 // Numbers of errors that tell of an account that is not there.
 const (
 	errNoAccount = 1133
+	errNoGrants  = 1141
 	errNoRole    = 1959
 )
+
+// unknownAccount reports that the server does not know an account of its own table: with
+// skip_name_resolve those of named hosts mean nobody.
+func unknownAccount(err error) bool {
+	n := number(err)
+	return n == errNoGrants || n == errNoAccount
+}
 
 // grantOn is a grant of SHOW GRANTS, taken apart: GRANT privileges ON kind db.object TO ….
 type grantOn struct{ privileges, kind, database, object, rest string }
@@ -110,6 +118,9 @@ func (s *server) Rights(ctx context.Context) (out []engine.Right, err error) {
 			name, account = user, ident(user)
 		}
 		grants, err := s.strings(ctx, "SHOW GRANTS FOR "+account)
+		if unknownAccount(err) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read grants of %s: %w", account, err)
 		}

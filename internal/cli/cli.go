@@ -58,7 +58,7 @@ func commands() []command {
 		{"version", "", "say what this is", false, runVersion},
 		{"help", "[COMMAND]", "explain a command", false, runHelp},
 		{"report", "-o FILE RECORD…", "make a page of recorded results", true, runReport},
-		{"machine", "running|boot|start|probe|halt|put-away NAME", "work on one machine that runs from its replica here", true, runMachine},
+		{"machine", "ready|running|boot|start|probe|halt|put-away NAME", "work on one machine that runs from its replica here", true, runMachine},
 		{"agent", "", "serve as the agent on standard input and output", true, runAgent},
 		{"guest-report", "", "tell the state of this guest", true, runGuestReport},
 	}

@@ -88,7 +88,7 @@ func runMachine(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(words) != 2 {
+	if len(words) < 2 || len(words) > 2 && words[0] != "ready" {
 		return usagef("machine: want what to do, and a server")
 	}
 	e, selected, err := c.estate(words[1:])
@@ -108,6 +108,7 @@ func runMachine(ctx context.Context, c *call) error {
 	g, name := switchover.NewGuests(e, dir), words[1]
 	do := map[string]func(context.Context, string) ([]string, error){
 		"start": g.Start, "probe": g.Probe, "halt": g.Halt, "put-away": g.PutAway,
+		"ready":   func(ctx context.Context, _ string) ([]string, error) { return g.Ready(ctx, words[1:]) },
 		"running": func(context.Context, string) ([]string, error) { return nil, nil },
 		"boot":    func(ctx context.Context, name string) ([]string, error) { return g.Boot(ctx, name, dr.PointID(point)) },
 	}[words[0]]

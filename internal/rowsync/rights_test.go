@@ -74,7 +74,9 @@ func TestRights(t *testing.T) {
 		if !told(res.Findings) || len(r.Lacking()) == 0 {
 			t.Errorf("the role that is not there is not told: %+v, %q", res.Findings, r.Lacking())
 		}
-		if slices.ContainsFunc(res.Findings, func(f engine.Finding) bool { return strings.Contains(f.Object, app) || strings.HasPrefix(f.Object, "rights") }) {
+		if slices.ContainsFunc(res.Findings, func(f engine.Finding) bool {
+			return strings.Contains(f.Object, app) || strings.HasPrefix(f.Object, "rights")
+		}) {
 			t.Errorf("something is told of rights that are there: %+v", res.Findings)
 		}
 		if _, err := r.Promote(t.Context(), false); err != nil {

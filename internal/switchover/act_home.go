@@ -142,11 +142,9 @@ func (w *World) absent(ctx context.Context, c *runbook.Call) ([]string, error) {
 	return []string{"it does not run there"}, nil
 }
 
-func (w *World) home(ctx context.Context, c *runbook.Call) ([]string, error) {
-	if w.Home == nil {
-		return nil, errNoHome
-	}
-	return w.Home.Ready(ctx, strings.Split(c.Step.Args[argNames], ","))
+// room looks whether a site can run what is to move there.
+func (w *World) room(ctx context.Context, c *runbook.Call) ([]string, error) {
+	return w.machines(at(c)).Ready(ctx, strings.Split(c.Step.Args[argNames], ","))
 }
 
 func (w *World) drill(ctx context.Context, c *runbook.Call) ([]string, error) {
@@ -175,6 +173,7 @@ func (w *World) setAside(ctx context.Context, c *runbook.Call) (facts []string, 
 // noHome is the Machines of a source without a host for them.
 type noHome struct{}
 
+func (noHome) Ready(context.Context, []string) ([]string, error)          { return nil, errNoHome }
 func (noHome) Pass(context.Context, string) (dr.PointID, []string, error) { return "", nil, errNoHome }
 func (noHome) Boot(context.Context, string, dr.PointID) ([]string, error) { return nil, errNoHome }
 func (noHome) Start(context.Context, string) ([]string, error)            { return nil, errNoHome }

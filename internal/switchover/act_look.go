@@ -122,7 +122,8 @@ func (w *World) preflightRedirect(ctx context.Context, c *runbook.Call) ([]strin
 	if site == "" {
 		facts = append(facts, "it leads to neither site now")
 	}
-	return facts, nil
+	more, err := w.Names.Ready(ctx, c.Step.Object)
+	return append(facts, more...), err
 }
 
 func (w *World) compare(ctx context.Context, c *runbook.Call) (facts []string, err error) {

@@ -36,7 +36,7 @@ func Actions(w *World) runbook.Actions {
 		actionAway:      again(w.putAway),
 		actionStart:     again(w.start),
 		actionAbsent:    look(w.absent),
-		actionHome:      again(w.home),
+		actionRoom:      look(w.room),
 		actionDrill:     again(w.drill),
 		actionAside:     again(w.setAside),
 		actionLeave:     again(w.leave),

@@ -37,7 +37,7 @@ const (
 	actionHalt      = "halt"
 	actionStart     = "start"
 	actionAbsent    = "absent"
-	actionHome      = "home"
+	actionRoom      = "room"
 	actionDrill     = "drill"
 	actionAside     = "set-aside"
 	actionLeave     = "quarantine"

@@ -190,7 +190,7 @@ func (g *Guests) prepare(ctx context.Context, name string, point dr.PointID) (*m
 		return nil, err
 	}
 	n := &machineNote{Format: machineFormat, Server: name, Point: p.ID, Made: time.Now().UTC(), Firmware: vm.BIOS,
-		Memory: min(max(int64(facts.GetMemoryBytes()), leastMemory), mostMemory)}
+		Memory: memoryOf(facts)}
 	if facts.GetUefi() {
 		n.Firmware = vm.UEFI
 	}
@@ -247,6 +247,35 @@ func (g *Guests) adapt(ctx context.Context, img *replica.Image, facts *agentpb.F
 		return 0, err
 	}
 	return len(report.Changes), os.RemoveAll(filepath.Join(dir, "adapt"))
+}
+
+// Ready implements Machines.
+func (g *Guests) Ready(ctx context.Context, servers []string) ([]string, error) {
+	st, err := replica.Open(ctx, g.estate.Target.Store)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	var need int64
+	for _, name := range servers {
+		if n, err := g.readNote(name); err == nil && n != nil {
+			need += n.Memory + vm.Overhead
+		} else if p, err := g.point(ctx, name, ""); err == nil {
+			if facts, err := p.Facts(); err == nil {
+				need += memoryOf(facts) + vm.Overhead
+			}
+		}
+	}
+	room, err := st.Free()
+	if err != nil {
+		return nil, err
+	}
+	return vm.Fit{Bridge: g.estate.Target.Bridge, Memory: need, Room: room, Machines: len(servers)}.Check()
+}
+
+// memoryOf is what a machine gets.
+func memoryOf(f *agentpb.Facts) int64 {
+	return min(max(int64(f.GetMemoryBytes()), leastMemory), mostMemory)
 }
 
 // taps makes the devices that lead a machine's cards to the bridge. Those that are

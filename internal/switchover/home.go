@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"path"
@@ -135,7 +136,8 @@ func (c *capped) Write(p []byte) (int, error) {
 	return c.b.Write(p)
 }
 
-// Ready implements Home.
+// Ready implements Machines. Memory is looked at where the servers were replicated before:
+// only then is it known how much they take.
 func (h *home) Ready(ctx context.Context, servers []string) ([]string, error) {
 	f, t := h.host()
 	e, err := reversed(h.estate, servers...)
@@ -151,17 +153,15 @@ func (h *home) Ready(ctx context.Context, servers []string) ([]string, error) {
 		return nil, err
 	}
 	file := homeFile(f)
-	line := fmt.Sprintf("umask 077; mkdir -p %[1]s && cat > %[2]s.new && mv -f %[2]s.new %[2]s && ip link show dev %[3]s >/dev/null && df -Pk %[1]s | tail -n 1",
-		quote(f.Store), quote(file), quote(f.Bridge))
-	out := &capped{most: mostSaid}
-	if err := remote.Stream(ctx, t, remote.Options{}, line, bytes.NewReader(text), out); err != nil {
+	line := fmt.Sprintf("umask 077; mkdir -p %[1]s && cat > %[2]s.new && mv -f %[2]s.new %[2]s", quote(f.Store), quote(file))
+	if err := remote.Stream(ctx, t, remote.Options{}, line, bytes.NewReader(text), io.Discard); err != nil {
 		return nil, err
 	}
 	var plan struct{ Servers []protect.ServerPlan }
 	if _, err := h.run(ctx, &plan, "plan"); err != nil {
 		return nil, err
 	}
-	facts := []string{fmt.Sprintf("%s is there, and %s", program, file), "room there: " + strings.TrimSpace(out.b.String())}
+	facts := []string{fmt.Sprintf("%s is there, and %s", program, file)}
 	for _, s := range plan.Servers {
 		if s.Err != "" {
 			return facts, hinted("see reach: under switchover: failback:", "%s does not reach %s: %s", f.Host, s.Server, s.Err)
@@ -172,7 +172,9 @@ func (h *home) Ready(ctx context.Context, servers []string) ([]string, error) {
 			}
 		}
 	}
-	return facts, nil
+	var m MachineAnswer
+	_, err = h.run(ctx, &m, append([]string{"machine", "ready"}, servers...)...)
+	return append(facts, m.Facts...), err
 }
 
 // Pass implements Machines.

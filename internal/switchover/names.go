@@ -139,6 +139,20 @@ func leads(d *config.DNS, got []netip.Addr) Site {
 	return ""
 }
 
+// Ready implements Names: the server is sent an update of nothing under the key.
+func (r *Redirects) Ready(ctx context.Context, name string) ([]string, error) {
+	x, err := r.find(name)
+	if err != nil || x.DNS == nil {
+		return nil, err
+	}
+	m := new(dns.Msg)
+	m.SetUpdate(x.DNS.Zone)
+	if err := r.send(ctx, x.DNS, m); err != nil {
+		return nil, fmt.Errorf("make sure that %s lets %s be changed: %w", x.DNS.Server, x.DNS.Record, err)
+	}
+	return []string{fmt.Sprintf("%s takes updates of %s", x.DNS.Server, x.DNS.Zone)}, nil
+}
+
 // update replaces the record's addresses in one transaction of the server.
 func (r *Redirects) update(ctx context.Context, d *config.DNS, to Site) error {
 	as := d.Target
@@ -153,6 +167,11 @@ func (r *Redirects) update(ctx context.Context, d *config.DNS, to Site) error {
 	for _, a := range as {
 		m.Insert([]dns.RR{record(d, a)})
 	}
+	return r.send(ctx, d, m)
+}
+
+// send signs an update, where there is a key, and insists on success.
+func (r *Redirects) send(ctx context.Context, d *config.DNS, m *dns.Msg) error {
 	c := &dns.Client{Net: "tcp", Timeout: dnsTimeout}
 	if d.Key.Name != "" {
 		secret, err := r.Secret(ctx, d.Key.Secret)

@@ -71,6 +71,7 @@ func PlanCutover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pla
 	b.plan.Notes = left
 	b.cutoverNotes(m, seen)
 	b.preflight(m, Forward, p)
+	b.room(m.servers)
 	b.approval(fmt.Sprintf("Move %s from %s to %s? Applications stand still from the moment they are quiesced until clients are led to %s. Until then, and for %s after it, leeward rollback takes all of it back.",
 		strings.Join(m.all, ", "), e.Source.Name, e.Target.Name, e.Target.Name, e.Switchover.Window))
 	b.catchUp(m)
@@ -174,6 +175,18 @@ func (b *builder) preflight(m members, way Way, p Params) {
 		b.add(runbook.Step{ID: "preflight.redirect." + r.Name, Action: actionPreflight, Object: r.Name, Looks: true, Timeout: time.Minute,
 			Title: "look where " + redirectWords(r) + " leads", Args: map[string]string{argMember: "redirect"}, Commands: redirectLook(r)})
 	}
+	b.barrier()
+}
+
+// room looks whether the target can run servers, all at once.
+func (b *builder) room(servers []string) {
+	if len(servers) == 0 {
+		return
+	}
+	b.add(runbook.Step{ID: "room", Action: actionRoom, Object: b.e.Target.Name, Timeout: time.Minute, Looks: true,
+		Title:    fmt.Sprintf("look whether %s has a hypervisor, a network, memory and room for %s", b.e.Target.Name, strings.Join(servers, ", ")),
+		Args:     map[string]string{argNames: strings.Join(servers, ",")},
+		Commands: []string{"free -m", "df -h " + b.e.Target.Store, "ip link show " + b.e.Target.Bridge}})
 	b.barrier()
 }
 

@@ -190,6 +190,7 @@ func PlanFailover(e *config.Estate, st *State, seen Seen, p Params) (*runbook.Pl
 	b.plan.Notes = left
 	b.lossNotes(m, seen, points, p)
 	b.failoverPreflight(m, p)
+	b.room(m.servers)
 	b.approval(b.failoverQuestion(m))
 	b.onRecord(nil, m.all, Forward)
 	b.away(slices.DeleteFunc(slices.Clone(m.servers), func(name string) bool { return st.Member(name).Moving != "" }), Target)

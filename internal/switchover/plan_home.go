@@ -32,7 +32,7 @@ func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan,
 	}
 	b.homeNotes(m)
 	b.preflight(m, Back, p)
-	b.homeReady(m.servers)
+	b.roomAtHome(m.servers)
 	b.leave(m, lost)
 	b.reprotect(m)
 	b.approval(fmt.Sprintf("Move %s home from %s to %s? Applications stand still from the moment they are quiesced until clients are led to %s. What was written at %s comes along.",
@@ -104,15 +104,15 @@ func (b *builder) homeNotes(m members) {
 	}
 }
 
-// homeReady reaches the host that servers come back to.
-func (b *builder) homeReady(servers []string) {
+// roomAtHome reaches the host that servers come back to.
+func (b *builder) roomAtHome(servers []string) {
 	if len(servers) == 0 {
 		return
 	}
 	f := b.e.Switchover.Failback
-	b.chain(runbook.Step{ID: "home", Action: actionHome, Object: f.Host, Timeout: 10 * time.Minute, Looks: true,
-		Title:    fmt.Sprintf("look whether %s can take servers, and tell it how to reach them at %s", f.Host, b.e.Target.Name),
-		Args:     map[string]string{argNames: strings.Join(servers, ",")},
+	b.chain(runbook.Step{ID: "room", Action: actionRoom, Object: f.Host, Timeout: 10 * time.Minute, Looks: true,
+		Title:    fmt.Sprintf("look whether %s has room for %s, and tell it how to reach them at %s", f.Host, strings.Join(servers, ", "), b.e.Target.Name),
+		Args:     map[string]string{argNames: strings.Join(servers, ","), argAt: string(Source)},
 		Commands: []string{fmt.Sprintf("ssh %s df -h %s", f.Host, f.Store), fmt.Sprintf("ssh %s ip link show %s", f.Host, f.Bridge)}})
 	b.barrier()
 }

@@ -461,7 +461,13 @@ func TestRealDNSRefusals(t *testing.T) {
 	if site, _, err := r.Leads(t.Context(), "db"); err != nil || site != Target {
 		t.Errorf("it leads to %q, %v", site, err)
 	}
+	if facts, err := r.Ready(t.Context(), "db"); err != nil || len(facts) != 1 {
+		t.Errorf("it is not ready: %v, %v", facts, err)
+	}
 	secret = base64.StdEncoding.EncodeToString([]byte("another"))
+	if _, err := r.Ready(t.Context(), "db"); err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("it is ready with a wrong key: %v", err)
+	}
 	if _, err := r.Lead(t.Context(), "db", Source); err == nil || strings.Contains(err.Error(), secret) {
 		t.Errorf("a wrong key: %v", err)
 	} else {
@@ -472,6 +478,9 @@ func TestRealDNSRefusals(t *testing.T) {
 		t.Errorf("a key that is none: %v", err)
 	}
 	d.Key = config.TSIG{}
+	if _, err := r.Ready(t.Context(), "db"); err == nil {
+		t.Error("it is ready without a key")
+	}
 	if _, err := r.Lead(t.Context(), "db", Source); err == nil {
 		t.Error("an unsigned update was taken")
 	}

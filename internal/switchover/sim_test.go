@@ -370,6 +370,10 @@ func (s *sim) Lead(_ context.Context, _ string, to Site) ([]string, error) {
 	return nil, s.effect(func() { s.leads = to }, Target)
 }
 
+func (s *sim) Ready(context.Context, string) ([]string, error) {
+	return nil, s.see(func() {}, Target)
+}
+
 func (s *sim) Leads(context.Context, string) (site Site, facts []string, err error) {
 	err = s.see(func() { site = s.leads }, Target)
 	return site, nil, err

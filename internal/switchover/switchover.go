@@ -112,6 +112,9 @@ type Hosts interface {
 
 // Machines are the servers that run from their replicas at a site.
 type Machines interface {
+	// Ready looks whether the site has what it takes to run servers: a hypervisor, their
+	// network, memory and room for all of them at once.
+	Ready(ctx context.Context, servers []string) ([]string, error)
 	// Pass makes a recovery point there of a server at the other site, and returns it.
 	Pass(ctx context.Context, server string) (dr.PointID, []string, error)
 	// Boot starts a server from a recovery point, unless its machine is there already:
@@ -130,11 +133,10 @@ type Machines interface {
 	PutAway(ctx context.Context, server string) ([]string, error)
 }
 
-// Home is the host at the source that servers come back to.
+// Home is the host at the source that servers come back to. Its Ready also brings there
+// what it needs.
 type Home interface {
 	Machines
-	// Ready reaches the host, makes it ready for servers and tells of it.
-	Ready(ctx context.Context, servers []string) ([]string, error)
 	// Drill boots the newest recovery points there, in isolation, and proves them.
 	Drill(ctx context.Context, servers []string) ([]string, error)
 }
@@ -143,6 +145,8 @@ type Home interface {
 type Names interface {
 	// Lead changes where a redirect of the configuration leads, and makes sure of it.
 	Lead(ctx context.Context, redirect string, to Site) ([]string, error)
+	// Ready looks whether it could be changed, and changes nothing.
+	Ready(ctx context.Context, redirect string) ([]string, error)
 	// Leads looks where it leads: an address of which site, or neither ("").
 	Leads(ctx context.Context, redirect string) (Site, []string, error)
 }

@@ -7,9 +7,9 @@ import (
 
 func TestParseGrant(t *testing.T) {
 	for text, want := range map[string]grantOn{
-		"GRANT ALL PRIVILEGES ON `shop`.* TO `app`@`%`":                                        {"ALL PRIVILEGES", "", "shop", "", " TO `app`@`%`"},
+		"GRANT ALL PRIVILEGES ON `shop`.* TO `app`@`%`":                                       {"ALL PRIVILEGES", "", "shop", "", " TO `app`@`%`"},
 		"GRANT SELECT (`a ON b`), INSERT ON `sh``op`.`t.x` TO `app`@`10.%` WITH GRANT OPTION": {"SELECT (`a ON b`), INSERT", "", "sh`op", "t.x", " TO `app`@`10.%` WITH GRANT OPTION"},
-		"GRANT EXECUTE ON PROCEDURE `shop`.`p` TO `r`":                                         {"EXECUTE", "PROCEDURE ", "shop", "p", " TO `r`"},
+		"GRANT EXECUTE ON PROCEDURE `shop`.`p` TO `r`":                                        {"EXECUTE", "PROCEDURE ", "shop", "p", " TO `r`"},
 	} {
 		if g, ok := parseGrant(text); !ok || g != want {
 			t.Errorf("%s: %+v, %v", text, g, ok)

@@ -5,19 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/rowsync/engine"
 )
 
 const (
-	bucketRows  = 192 // rows of a digest: a scattered change costs as many keys
-	firstUnit   = 64  // buckets of the first query over a table
+	bucketRows  = 96 // rows of a digest: a scattered change costs as many keys and hashes, a bucket one digest
+	firstUnit   = 64 // buckets of the first query over a table
 	leastUnit   = 8
 	mostUnit    = 8192
 	unitTime    = 700 * time.Millisecond // what one query should take
 	batchRows   = 20_000                 // rows whose keys are compared, or which are copied, at once
-	maxKeys     = 2000                   // keys of one selection
+	maxKeys     = 10_000                 // keys of one selection
+	leastKnown  = 500                    // rows that tell how wide others are
 	narrowRow   = 60                     // bytes; a narrower row is no longer than its key and hash
 	copyShare   = 0.6                    // of rows differing, from which looking does not pay
 	leastBlind  = 4 * bucketRows         // rows of a range that may be copied unseen: a short one is scattered change
@@ -45,19 +47,61 @@ func (u *unit) bucket(i int) engine.Range {
 	return r
 }
 
-// compareTable finds what differs behind a key, and mends it, unit by unit.
+// compareTable finds what differs behind a key, and mends it, unit by unit. A unit is
+// told of when it and all before it are mended.
 func (s *seeding) compareTable(ctx context.Context, h *hand, p pair, from engine.Row) error {
-	c := &comparing{h: h, p: p}
-	return walk(ctx, s.from, s.dst, p, from, func(u unit) error {
-		if err := c.mend(ctx, u); err != nil {
-			return err
+	c := &comparing{s: s, p: p}
+	if len(p.dst.Unique) == 0 && s.r.cfg.LostRows == nil {
+		// Rows of different parts cannot be in each other's way: others may mend, too.
+		c.help = make(chan func(context.Context, *hand))
+		defer close(c.help)
+		for range s.r.cfg.Streams - 1 {
+			s.push(job{run: c.assist})
 		}
-		at := engine.Progress{Done: u.end}
-		if !u.end {
-			at.UpTo = u.bounds[len(u.bounds)-1]
-		}
-		return s.settled(ctx, p, at)
+	}
+	var last *mending
+	err := walk(ctx, s.from, s.dst, p, from, func(u unit) error {
+		m := &mending{unit: u}
+		c.mend(ctx, h, m)
+		done := last
+		last = m
+		return s.mended(ctx, p, done)
 	})
+	if err != nil && last != nil {
+		last.wg.Wait() // what lies before it is not mended
+		return err
+	}
+	return errors.Join(err, s.mended(ctx, p, last))
+}
+
+// mending is one unit on its way.
+type mending struct {
+	unit unit
+	wg   sync.WaitGroup // those who mend parts of it elsewhere
+	mu   sync.Mutex
+	err  error
+}
+
+func (m *mending) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = errors.Join(m.err, err)
+}
+
+// mended waits for the rest of a unit and stores how far the table is.
+func (s *seeding) mended(ctx context.Context, p pair, m *mending) error {
+	if m == nil {
+		return nil
+	}
+	m.wg.Wait()
+	if m.err != nil {
+		return m.err
+	}
+	at := engine.Progress{Done: m.unit.end}
+	if !m.unit.end {
+		at.UpTo = m.unit.bounds[len(m.unit.bounds)-1]
+	}
+	return s.settled(ctx, p, at)
 }
 
 // walk digests a table at both ends, unit by unit, and hands each to see, while the
@@ -65,7 +109,7 @@ func (s *seeding) compareTable(ctx context.Context, h *hand, p pair, from engine
 func walk(ctx context.Context, src, dst engine.Reader, p pair, from engine.Row, see func(unit) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	units := make(chan unit)
+	units := make(chan unit, 1)
 	scanned := make(chan error, 1)
 	go func() {
 		err := scan(ctx, src, dst, p, from, units)
@@ -87,33 +131,67 @@ func walk(ctx context.Context, src, dst engine.Reader, p pair, from engine.Row, 
 }
 
 // scan cuts the table by the target's own index, so that the source's rows fall into
-// the same buckets, and sizes its queries by the time they take.
+// the same buckets, and sizes its queries by the time they take. The next bounds are
+// looked for while buckets are digested.
 func scan(ctx context.Context, src, dst engine.Reader, p pair, from engine.Row, out chan<- unit) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	n := firstUnit
+	next := boundsAhead(ctx, dst, p, from, n)
 	for {
+		b := <-next
+		if b.err != nil {
+			return b.err
+		}
+		u := unit{from: from, bounds: b.bounds, end: b.end}
+		if !b.end {
+			from = b.bounds[len(b.bounds)-1]
+			next = boundsAhead(ctx, dst, p, from, n)
+		}
 		begun := time.Now()
-		bounds, end, err := dst.Bounds(ctx, p.dst, from, bucketRows, n)
-		if err != nil {
-			return fmt.Errorf("find buckets of %s: %w", p.dst.Name, err)
-		}
-		if !end && len(bounds) == 0 {
-			return fmt.Errorf("find buckets of %s: neither a bound nor the end came back", p.dst.Name)
-		}
-		u := unit{from: from, bounds: bounds, end: end}
+		var err error
 		if u.src, u.dst, err = bothDigests(ctx, src, dst, p, u); err != nil {
+			cancel()
+			if !b.end {
+				<-next
+			}
 			return err
 		}
-		n = nextUnit(n, time.Since(begun))
+		n = nextUnit(max(1, len(u.src)), time.Since(begun))
 		select {
 		case out <- u:
 		case <-ctx.Done():
+			if !b.end {
+				<-next
+			}
 			return ctx.Err()
 		}
-		if end {
+		if b.end {
 			return nil
 		}
-		from = bounds[len(bounds)-1]
 	}
+}
+
+// found are bounds that were looked for.
+type found struct {
+	bounds []engine.Row
+	end    bool
+	err    error
+}
+
+// boundsAhead looks for bounds; the answer must be taken.
+func boundsAhead(ctx context.Context, dst engine.Reader, p pair, from engine.Row, n int) <-chan found {
+	out := make(chan found, 1)
+	go func() {
+		bounds, end, err := dst.Bounds(ctx, p.dst, from, bucketRows, n)
+		if err != nil {
+			err = fmt.Errorf("find buckets of %s: %w", p.dst.Name, err)
+		} else if !end && len(bounds) == 0 {
+			err = fmt.Errorf("find buckets of %s: neither a bound nor the end came back", p.dst.Name)
+		}
+		out <- found{bounds, end, err}
+	}()
+	return out
 }
 
 // nextUnit moves the size of a query towards the time it should take.
@@ -158,12 +236,46 @@ func bothDigests(ctx context.Context, src, dst engine.Reader, p pair, u unit) (a
 
 // comparing mends what differs in one table.
 type comparing struct {
-	h       *hand
-	p       pair
+	s    *seeding
+	p    pair
+	help chan func(context.Context, *hand) // nil where one hand must mend all
+
+	mu      sync.Mutex
 	rows    int64 // sent so far
 	bytes   int64 // of them
 	most    bool  // of the rows looked at last, most differed
 	skipped int   // batches copied unseen since then
+}
+
+// assist mends what the hand that compares has no time for.
+func (c *comparing) assist(ctx context.Context, h *hand) error {
+	for {
+		select {
+		case do, ok := <-c.help:
+			if !ok {
+				return nil
+			}
+			do(ctx, h)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// share has a free hand do a part of a unit, or does it.
+func (c *comparing) share(ctx context.Context, h *hand, m *mending, do func(context.Context, *hand) error) {
+	m.wg.Add(1)
+	part := func(ctx context.Context, h *hand) {
+		defer m.wg.Done()
+		if err := do(ctx, h); err != nil {
+			m.fail(err)
+		}
+	}
+	select {
+	case c.help <- part:
+	default:
+		part(ctx, h)
+	}
 }
 
 // batch is neighbouring and other buckets that differ.
@@ -173,10 +285,19 @@ type batch struct {
 	src, dst int64   // rows
 }
 
-// mend makes the buckets of a unit equal.
-func (c *comparing) mend(ctx context.Context, u unit) error {
+// mend makes the buckets of a unit equal, or has that begun.
+func (c *comparing) mend(ctx context.Context, h *hand, m *mending) {
 	var b batch
 	var compared int64
+	u := m.unit
+	flush := func() {
+		if len(b.ranges) == 0 {
+			return
+		}
+		now := b
+		b = batch{}
+		c.share(ctx, h, m, func(ctx context.Context, h *hand) error { return c.settle(ctx, h, now) })
+	}
 	for i := range u.src {
 		compared += u.src[i].Rows
 		if u.src[i] == u.dst[i] {
@@ -184,24 +305,16 @@ func (c *comparing) mend(ctx context.Context, u unit) error {
 		}
 		r := u.bucket(i)
 		if u.src[i].Rows > sparseTimes*bucketRows+u.dst[i].Rows*sparseTimes {
-			if err := c.fill(ctx, r, u.src[i].Rows, u.dst[i].Rows); err != nil {
-				return err
-			}
+			src, dst := u.src[i].Rows, u.dst[i].Rows
+			c.share(ctx, h, m, func(ctx context.Context, h *hand) error { return c.fill(ctx, h, r, src, dst) })
 			continue
 		}
-		b.add(r, u.src[i].Rows, u.dst[i].Rows)
-		if b.src+b.dst >= batchRows {
-			if err := c.settle(ctx, b); err != nil {
-				return err
-			}
-			b = batch{}
+		if b.add(r, u.src[i].Rows, u.dst[i].Rows); b.src+b.dst >= batchRows {
+			flush()
 		}
 	}
-	c.h.s.r.meter.table(c.p.src.Name, func(t *TableStats) { t.Compared += compared })
-	if len(b.ranges) == 0 {
-		return nil
-	}
-	return c.settle(ctx, b)
+	flush()
+	c.s.r.meter.table(c.p.src.Name, func(t *TableStats) { t.Compared += compared })
 }
 
 // add joins a bucket to its neighbour where it has one.
@@ -218,87 +331,100 @@ func (b *batch) add(r engine.Range, src, dst int64) {
 // fill copies a bucket in which the source has far more rows than the target, in
 // parts. Rows may come and go meanwhile, so that a part may reach behind the bucket:
 // what is copied there is right as well.
-func (c *comparing) fill(ctx context.Context, r engine.Range, src, dst int64) error {
+func (c *comparing) fill(ctx context.Context, h *hand, r engine.Range, src, dst int64) error {
 	from := r.From
-	if c.h.s.r.cfg.LostRows != nil && dst > 0 {
-		if err := c.keys(ctx, batch{ranges: []engine.Range{r}, src: src, dst: dst}); err != nil {
-			return err
-		}
-		return nil
+	if c.s.r.cfg.LostRows != nil && dst > 0 {
+		return c.keys(ctx, h, batch{ranges: []engine.Range{r}, src: src, dst: dst}, true)
 	}
 	step := int64(rangeRows(c.p.src))
 	for left := src; left > step; left -= step {
-		bounds, end, err := c.h.s.from.Bounds(ctx, c.p.src, from, int(step), 1)
+		bounds, end, err := c.s.from.Bounds(ctx, c.p.src, from, int(step), 1)
 		if err != nil {
 			return fmt.Errorf("find ranges of %s: %w", c.p.src.Name, err)
 		}
 		if len(bounds) == 0 || end {
 			break
 		}
-		if _, err := c.h.copyRange(ctx, c.p, engine.Range{From: from, To: bounds[0]}, false); err != nil {
+		if _, err := h.copyRange(ctx, c.p, engine.Range{From: from, To: bounds[0]}, false); err != nil {
 			return err
 		}
 		from = bounds[0]
 	}
-	_, err := c.h.copyRange(ctx, c.p, engine.Range{From: from, To: r.To}, false)
+	_, err := h.copyRange(ctx, c.p, engine.Range{From: from, To: r.To}, false)
 	return err
 }
 
 // settle makes a batch equal, looking closer where that spares more than it costs.
-func (c *comparing) settle(ctx context.Context, b batch) error {
-	// What was sent so far tells how wide rows are; an engine's estimate may not.
-	narrow := c.rows >= maxKeys/4 && c.bytes/c.rows < narrowRow
-	if c.h.s.r.cfg.LostRows == nil && (narrow || c.most && c.skipped < probeEvery) {
-		c.skipped++
-		var few batch
-		for i, r := range b.ranges {
-			if !narrow && b.rows[i] < leastBlind {
-				few.add(r, b.rows[i], 0)
-				continue
-			}
-			if _, err := c.h.copyRange(ctx, c.p, r, false); err != nil {
-				return err
-			}
-		}
-		if len(few.ranges) == 0 {
-			return nil
-		}
-		was := c.most
-		err := c.keys(ctx, few)
-		c.most = was // they say nothing of long ranges
-		return err
+func (c *comparing) settle(ctx context.Context, h *hand, b batch) error {
+	narrow, blind := c.unseen()
+	if !blind {
+		return c.keys(ctx, h, b, true)
 	}
-	c.skipped = 0
-	return c.keys(ctx, b)
+	var few batch
+	for i, r := range b.ranges {
+		if !narrow && b.rows[i] < leastBlind {
+			few.add(r, b.rows[i], 0)
+			continue
+		}
+		if _, err := h.copyRange(ctx, c.p, r, false); err != nil {
+			return err
+		}
+	}
+	if len(few.ranges) == 0 {
+		return nil
+	}
+	return c.keys(ctx, h, few, false) // they say nothing of long ranges
 }
 
-// keys lists the rows of a batch at both ends and moves only those that differ.
-func (c *comparing) keys(ctx context.Context, b batch) error {
-	send, gone, err := differing(ctx, c.h.s.from, c.h.s.dst, c.p, b.ranges)
+// unseen decides whether a batch is copied without looking, and whether rows are so
+// narrow that looking never pays.
+func (c *comparing) unseen() (narrow, blind bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// What was sent so far tells how wide rows are; an engine's estimate may not.
+	narrow = c.rows >= leastKnown && c.bytes/c.rows < narrowRow
+	if blind = c.s.r.cfg.LostRows == nil && (narrow || c.most && c.skipped < probeEvery); blind {
+		c.skipped++
+	} else {
+		c.skipped = 0
+	}
+	return narrow, blind
+}
+
+// keys lists the rows of a batch at both ends and moves only those that differ. How many
+// those are may tell what to do with the next.
+func (c *comparing) keys(ctx context.Context, h *hand, b batch, tells bool) error {
+	send, gone, err := differing(ctx, c.s.from, c.s.dst, c.p, b.ranges)
 	if err != nil {
 		return err
 	}
-	c.most = float64(len(send)) >= copyShare*float64(max(b.src, 1))
+	if tells {
+		c.mu.Lock()
+		c.most = float64(len(send)) >= copyShare*float64(max(b.src, 1))
+		c.mu.Unlock()
+	}
 	if len(send)+len(gone) == 0 {
 		return nil // they became equal meanwhile
 	}
-	if lost := c.h.s.r.cfg.LostRows; lost != nil {
+	if lost := c.s.r.cfg.LostRows; lost != nil {
 		for _, k := range gone {
 			lost(c.p.dst.Name, k)
 		}
 	}
 	var m moved
-	err = c.h.transaction(ctx, c.p, func(a engine.Apply) (err error) {
-		if m, err = move(ctx, c.h.s.from, a, c.p, send, gone); err != nil {
+	err = h.transaction(ctx, c.p, func(a engine.Apply) (err error) {
+		if m, err = move(ctx, c.s.from, a, c.p, send, gone); err != nil {
 			return err
 		}
-		return refetch(ctx, c.h.s.from, a, c.p)
+		return refetch(ctx, c.s.from, a, c.p)
 	})
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
 	c.rows, c.bytes = c.rows+m.rows, c.bytes+m.bytes
-	c.h.s.r.meter.sent(c.p.src.Name, m)
+	c.mu.Unlock()
+	c.s.r.meter.sent(c.p.src.Name, m)
 	return nil
 }
 

@@ -115,7 +115,7 @@ func postgresKind() *kind {
 		run: func(s *server) *exec.Cmd {
 			args := []string{"-D", s.dir, "-p", strconv.Itoa(s.port)}
 			for _, o := range []string{"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "fsync=off", "full_page_writes=off",
-				"max_replication_slots=20", "max_wal_senders=20", "shared_buffers=64MB", "max_wal_size=2GB", "wal_sender_timeout=20s"} {
+				"max_replication_slots=40", "max_wal_senders=20", "shared_buffers=64MB", "max_wal_size=2GB", "wal_sender_timeout=20s"} {
 				args = append(args, "-c", o)
 			}
 			return exec.Command(pgBin("postgres"), args...)

@@ -57,6 +57,13 @@ func span2(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 func (p *pages) cover() {
 	e := p.e
 	s := p.section(1, "top", e.Estate+": how to recover it")
@@ -84,7 +91,7 @@ func (p *pages) hurry() (all text) {
 func (p *pages) overview(svg string, left []string) {
 	e := p.e
 	s := p.section(2, "overview", "Overview")
-	s.para(t(fmt.Sprintf("%d servers and %d databases that are followed by themselves. Lines go from who needs something to who has it; dashed ones were not seen in use, only named in a configuration.", len(e.Servers), len(e.Databases))))
+	s.para(t(fmt.Sprintf("%s, and %s followed by themselves. Lines go from who needs something to who has it; dashed ones were not seen in use, only named in a configuration.", count(len(e.Servers), "server"), count(len(e.Databases), "database"))))
 	s.add(block{figure: &figure{file: topologyFile, title: "Who needs whom", svg: svg}})
 	if len(left) > 0 {
 		s.para(t("Not drawn: " + strings.Join(left, "; ") + "."))

@@ -41,6 +41,8 @@ type topology struct {
 	order []string
 	edges []discover.Edge
 	left  []string // what is not drawn, and why
+	rowOf map[string]int
+	lanes []lane // the ways between the nodes of each row
 	w, h  float64
 }
 
@@ -153,7 +155,12 @@ func (p *topology) place() {
 	}
 	p.w = float64(max(widest, 2)*(nodeW+gapX)-gapX) + 2*margin
 	y := float64(titleH + margin)
-	for _, r := range rows {
+	p.rowOf = map[string]int{}
+	for i, r := range rows {
+		p.lanes = append(p.lanes, laneOf(r, p.w, y))
+		for _, n := range r {
+			p.rowOf[n] = i
+		}
 		x := (p.w - float64(len(r)*(nodeW+gapX)-gapX)) / 2
 		for _, n := range r {
 			p.nodes[n].x, p.nodes[n].y = x, y
@@ -288,31 +295,77 @@ func site(b *strings.Builder, x, y, w, h float64, title, fill string) {
 	fmt.Fprintf(b, "<text x=\"%.0f\" y=\"%.0f\" font-size=\"16\" font-weight=\"700\" fill=\"#1c2733\">%s</text>\n", x+14, y+25, escape(shorten(title, int(w/9.5))))
 }
 
+// lane is where lines can pass a row: between its nodes, and beside them.
+type lane struct {
+	y    float64
+	at   []float64
+	used []int
+}
+
+func laneOf(row []string, width, y float64) lane {
+	l := lane{y: y}
+	x := (width-float64(len(row)*(nodeW+gapX)-gapX))/2 - gapX/2
+	for range len(row) + 1 {
+		l.at = append(l.at, x)
+		x += nodeW + gapX
+	}
+	l.used = make([]int, len(l.at))
+	return l
+}
+
+// pass finds the way through a row that is nearest to x; lines that take the same one lie
+// beside each other.
+func (l *lane) pass(x float64) float64 {
+	best := 0
+	for i, at := range l.at {
+		if math.Abs(at-x) < math.Abs(l.at[best]-x) {
+			best = i
+		}
+	}
+	k := l.used[best]
+	l.used[best]++
+	return l.at[best] + float64([]int{0, -4, 4, -8, 8}[k%5])
+}
+
 // edge is a line from who asks to who answers.
 func (p *topology) edge(b *strings.Builder, x discover.Edge) {
 	f, to := p.nodes[x.From], p.nodes[x.To]
-	x1, y1, x2, y2 := f.x+nodeW/2, f.y+nodeH, to.x+nodeW/2, to.y
-	bend := math.Max(24, math.Abs(y2-y1)/2)
-	path := fmt.Sprintf("M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f", x1, y1, x1, y1+bend, x2, y2-bend, x2, y2-1)
-	if to.y <= f.y { // beside or above: from top to top, over what is between
-		y1, y2 = f.y, to.y
-		if to.y < f.y {
-			y2 = to.y + nodeH
-			path = fmt.Sprintf("M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f", x1, y1, x1, y1-bend, x2, y2+bend, x2, y2+1)
-		} else {
-			path = fmt.Sprintf("M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f", x1, y1, x1, y1-30, x2, y2-30, x2, y2-1)
-		}
-	}
-	dash := ""
+	dash, colour := "", "#5b6b7b"
 	if x.Seen == 0 {
 		dash = " stroke-dasharray=\"5 4\""
 	}
-	colour := "#5b6b7b"
 	if to.ghost {
 		colour = "#b3261e"
 	}
-	fmt.Fprintf(b, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.4\" stroke-opacity=\".75\" marker-end=\"url(#tip)\"%s><title>%s</title></path>\n",
-		path, colour, dash, escape(x.From+" needs "+discover.At(x)+": "+x.Reason()))
+	fmt.Fprintf(b, "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.4\" stroke-opacity=\".8\" marker-end=\"url(#tip)\"%s><title>%s</title></path>\n",
+		p.way(f, to), colour, dash, escape(x.From+" needs "+discover.At(x)+": "+x.Reason()))
+}
+
+// way is the path of a line: down, past the rows between; beside or up, straight.
+func (p *topology) way(f, to *node) string {
+	x1, x2 := f.x+nodeW/2, to.x+nodeW/2
+	if to.y == f.y {
+		return curve(x1, f.y, x2, to.y-1, -30, -30)
+	}
+	if to.y < f.y {
+		bend := (f.y - to.y) / 2
+		return curve(x1, f.y, x2, to.y+nodeH+1, -bend, bend)
+	}
+	x, y := x1, f.y+nodeH
+	path := ""
+	for r := p.rowOf[f.name] + 1; r < p.rowOf[to.name]; r++ {
+		l := &p.lanes[r]
+		share := (l.y - f.y) / (to.y - f.y)
+		gap := l.pass(x1 + (x2-x1)*share)
+		path += curve(x, y, gap, l.y-4, gapY/2, -gapY/2) + fmt.Sprintf("L%.1f %.1f", gap, l.y+nodeH+4)
+		x, y = gap, l.y+nodeH+4
+	}
+	return path + curve(x, y, x2, to.y-1, gapY/2, -gapY/2)
+}
+
+// curve leads from one point to another, leaving and coming vertically.
+func curve(x1, y1, x2, y2, out, in float64) string {
+	return fmt.Sprintf("M%.1f %.1fC%.1f %.1f %.1f %.1f %.1f %.1f", x1, y1, x1, y1+out, x2, y2+in, x2, y2)
 }
 
 // proofColours tell at a glance which copies were proven.
@@ -342,7 +395,7 @@ func (p *topology) target(b *strings.Builder, e *Edition, x, height float64) {
 	for _, s := range e.Servers {
 		count[s.proof()]++
 	}
-	for _, l := range []struct{ proof, text string }{{"yes", "proven by a drill"}, {"no", "NOT proven: the last drill failed"}, {"never", "never drilled"}} {
+	for _, l := range []struct{ proof, text string }{{"yes", "proven by a drill"}, {"no", "NOT proven: its drill failed"}, {"never", "never drilled"}} {
 		fmt.Fprintf(b, "<rect x=\"%.1f\" y=\"%.1f\" width=\"11\" height=\"11\" rx=\"2\" fill=\"%s\"/><text x=\"%.1f\" y=\"%.1f\" font-size=\"12\" fill=\"#1c2733\">%d %s</text>\n",
 			x+14, y, proofColours[l.proof], x+32, y+10, count[l.proof], l.text)
 		y += 20

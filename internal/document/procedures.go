@@ -26,7 +26,7 @@ func (p *pages) procedure(x Procedure) {
 		return
 	}
 	for _, n := range x.Plan.Notes {
-		s.add(block{items: []text{t(n)}})
+		s.add(block{items: []text{t(strings.TrimLeft(n, "* "))}})
 	}
 	took := map[string]Measured{}
 	for _, m := range x.Last {

@@ -114,7 +114,7 @@ databases:
     source: {dsn: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", password_file: %[3]s/database.pass}
     target: {dsn: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable", password_file: %[3]s/database.pass}
 switchover:
-  failback: {host: kvm1, store: %[3]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}, drill: no}
+  failback: {host: kvm1, store: %[3]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}}
 `, w.lab.SSHConfig(), store, w.lab.Dir()))
 	return path
 }

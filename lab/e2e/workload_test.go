@@ -93,7 +93,7 @@ databases:
     target: {dsn: "leeward@tcp(127.0.0.1:3306)/plant", password_file: %[7]s/database.pass}
 switchover:
   compare: rows
-  failback: {host: kvm1, store: %[7]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s},
+  failback: {host: kvm1, store: %[7]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}, drill: no,
     seeds: [%[7]s/servers/web1/disk.raw]}
   redirect:
 `, w.lab.SSHConfig(), store, fence("lwweb1"), fence("lwfiles1"), fence("lwmail1"), fence("lwmon1"), w.lab.Dir())

@@ -54,7 +54,7 @@ func TestUsage(t *testing.T) {
 		err  string // contained in what standard error gets
 	}{
 		{nil, 2, "leeward: no command given"},
-		{[]string{"replicat"}, 2, "want one of: plan, replicate, status"},
+		{[]string{"replicat"}, 2, "plan, replicate, status"},
 		{[]string{"plan", "--frob"}, 2, "what to do: see: leeward help plan"},
 		{[]string{"plan", "-c", filepath.Join(t.TempDir(), "none.yaml")}, 2, "what to do: name the file with -c FILE"},
 		{[]string{"plan", "-c", broken}, 2, broken + ":4: unknown key \"sever\"; did you mean \"servers\"?\n"},

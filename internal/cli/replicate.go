@@ -17,13 +17,24 @@ func runReplicate(ctx context.Context, c *call) error {
 		return err
 	}
 	debug.SetGCPercent(50) // memory is worth more than the time it costs to collect
-	p := c.startProgress("replicate", c.everything(selected))
-	res, err := protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})
-	p.Close()
-	if res == nil {
+	world, selected, moved, err := c.stays(ctx, e, selected)
+	if err != nil {
 		return err
 	}
+	res := &protect.RunResult{}
+	if len(selected)+len(c.databases) > 0 { // no names would be all
+		p := c.startProgress("replicate", c.everything(selected))
+		res, err = protect.Replicate(ctx, protect.Options{Estate: e, Names: selected, Databases: c.databases, Progress: p.Report})
+		p.Close()
+		if res == nil {
+			return err
+		}
+	}
+	out := replicated{res, keepUp(ctx, world, moved)}
 	var parts []dr.Outcome
+	for _, m := range out.Moved {
+		parts = append(parts, m.Outcome)
+	}
 	for _, s := range res.Servers {
 		parts = append(parts, s.Outcome)
 	}
@@ -35,7 +46,7 @@ func runReplicate(ctx context.Context, c *call) error {
 			parts = append(parts, g.Outcome)
 		}
 	}
-	end := c.done(outcomeCode(parts), res, func(w io.Writer) { renderRun(w, res) })
+	end := c.done(outcomeCode(parts), out, func(w io.Writer) { renderRun(w, res); renderMoved(w, out.Moved) })
 	if err != nil {
 		return err
 	}

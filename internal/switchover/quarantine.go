@@ -112,3 +112,32 @@ func (w *World) Quarantine(ctx context.Context, name string, grace time.Duration
 	}
 	return append(facts, fmt.Sprintf("token %d is on record at the source", m.Token)), nil
 }
+
+// KeepUp brings the way home of a member that was moved up to date: a database at the
+// source, by what was written at the target since. Facts say why there is nothing to do.
+func (w *World) KeepUp(ctx context.Context, name string) (facts []string, err error) {
+	s, err := w.State.Load()
+	if err != nil {
+		return nil, err
+	}
+	m := s.Member(name)
+	switch {
+	case m.Moving != "":
+		return []string{fmt.Sprintf("run %s moves it, and is not over", m.Run)}, nil
+	case m.Primary == Source:
+		return []string{"it is primary at the source"}, nil
+	case !w.isDatabase(name):
+		return []string{"what is written to its disks comes home with: leeward failback plan"}, nil
+	case m.Lost:
+		return []string{"the source was given up; what it still has is looked at by: leeward failback plan"}, nil
+	}
+	err = w.with(ctx, name, Back, func(db Database) error {
+		e, err := db.Drain(ctx)
+		facts = e.Facts
+		return err
+	})
+	if err == nil {
+		facts = append([]string{"replicated back to the source"}, facts...)
+	}
+	return facts, err
+}

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/leeward-dr/leeward/internal/adapt"
 	"github.com/leeward-dr/leeward/internal/atomicfile"
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
@@ -44,6 +43,8 @@ type drillFlags struct {
 	parallel int
 	timeout  time.Duration
 	firmware string
+	point    string
+	fallback bool
 	keep     bool
 	close    bool
 }
@@ -53,6 +54,8 @@ func runDrill(ctx context.Context, c *call) error {
 	c.flags.IntVar(&f.parallel, "parallel", 0, "machines at once, `N`; one a core where it is not given, and one more where they are emulated")
 	c.flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "give a machine `D` to come up")
 	c.flags.StringVar(&f.firmware, "firmware", "", "start all by `FW`, bios or uefi, in place of what the source has")
+	c.flags.StringVar(&f.point, "point", "", "drill the point `ID` of the one server named, in place of the newest")
+	c.flags.BoolVar(&f.fallback, "fallback", false, "where a point is damaged and refused, drill the one before it")
 	c.flags.BoolVar(&f.keep, "keep", false, "leave what was proven running, say how to enter, and wait for --close or an interrupt")
 	c.flags.BoolVar(&f.close, "close", false, "end the drills that were left open")
 	names, err := c.parse()
@@ -68,6 +71,9 @@ func runDrill(ctx context.Context, c *call) error {
 	}
 	if err != nil {
 		return err
+	}
+	if f.point != "" && len(selected) != 1 {
+		return usagef("--point is of one server; %d are named", len(selected))
 	}
 	if e.Target.Hypervisor != "qemu" {
 		return &configError{dr.WithHint(fmt.Errorf("drill with hypervisor %s: this version drills with qemu only", e.Target.Hypervisor),
@@ -110,9 +116,13 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	}
 	p := c.startProgress("drill", names)
 	defer p.Close()
-	subjects, missing := subjectsOf(ctx, s, names, work)
+	pick := &chosen{store: s, work: work, flags: f, progress: p.Report}
+	pick.choose(ctx, names)
+	subjects, missing := pick.subjects, pick.missing
 	for _, m := range missing {
-		p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
+		if !slices.ContainsFunc(subjects, func(s drill.Subject) bool { return s.Server == m.Server }) {
+			p.Report(protect.Progress{Server: m.Server, Finished: true, Err: errors.New(m.Cause)})
+		}
 	}
 	longestFirst(subjects, lastDrills(s.Dir()))
 	describe(e, subjects)
@@ -131,7 +141,8 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	if len(results) != len(subjects) {
 		return nil, err // it did not begin; otherwise the results tell
 	}
-	res.Servers = inOrder(names, append(results, missing...))
+	pick.settle(ctx, results)
+	res.Servers = inOrder(names, append(missing, results...))
 	res.Duration = time.Since(c.started)
 	return res, errors.Join(recordDrill(s, res), proofErr)
 }
@@ -155,21 +166,6 @@ func inOrder(names []dr.ServerName, results []drill.Result) []drill.Result {
 	return results
 }
 
-// subjectsOf prepares the newest point of each server; a server that has none, or
-// none to be read, gets its result at once.
-func subjectsOf(ctx context.Context, s *replica.Store, names []dr.ServerName, work string) (subjects []drill.Subject, missing []drill.Result) {
-	for _, name := range names {
-		subject, err := subjectOf(ctx, s, name, work)
-		if err == nil {
-			subjects = append(subjects, subject)
-			continue
-		}
-		text, hint := explain(exitFailed, err)
-		missing = append(missing, drill.Result{Server: name, Outcome: dr.NotDone, Cause: text, Hint: hint})
-	}
-	return subjects, missing
-}
-
 // longestFirst sorts subjects by how long they took the last time, so that none of
 // the long ones is left alone at the end. What was never drilled comes first.
 func longestFirst(subjects []drill.Subject, last map[dr.ServerName]drill.Result) {
@@ -180,35 +176,6 @@ func longestFirst(subjects []drill.Subject, last map[dr.ServerName]drill.Result)
 		return math.MaxInt64
 	}
 	slices.SortStableFunc(subjects, func(a, b drill.Subject) int { return cmp.Compare(took(b), took(a)) })
-}
-
-// subjectOf clones the newest point of the server name, so that it may be pruned
-// meanwhile, and describes the clone.
-func subjectOf(ctx context.Context, s *replica.Store, name dr.ServerName, work string) (drill.Subject, error) {
-	r, err := s.Replica(name)
-	if err != nil {
-		return drill.Subject{}, err
-	}
-	points, err := r.Points()
-	if len(points) == 0 {
-		if err == nil {
-			err = dr.WithHint(fmt.Errorf("drill %s: it has no recovery point", name), "run: leeward replicate "+string(name))
-		}
-		return drill.Subject{}, err
-	}
-	facts, err := points[0].Facts()
-	if err != nil {
-		return drill.Subject{}, err
-	}
-	img, err := points[0].Clone(ctx, filepath.Join(work, string(name)))
-	if err != nil {
-		return drill.Subject{}, err
-	}
-	parts, err := adapt.PartitionsOf(img)
-	if err != nil {
-		return drill.Subject{}, err
-	}
-	return drill.Subject{Server: name, Point: points[0].ID, Disk: img.Disk, Partitions: parts, Facts: facts}, nil
 }
 
 // removeDeadScratch removes what drills that were killed left behind. What cannot
@@ -302,7 +269,7 @@ func drillVerdict(r drill.Result) string {
 	case dr.Done:
 		return "proven"
 	case dr.NotDone:
-		return "NOT PROVEN"
+		return choose(r.Refused, "REFUSED", "NOT PROVEN")
 	}
 	return "UNKNOWN"
 }

@@ -57,7 +57,9 @@ type Result struct {
 	Bubble      *bubble.Figures `json:"bubble,omitempty"` // the network it was in; nil without root
 	SerialLog   string          `json:"serial_log,omitempty"`
 	Screenshot  string          `json:"screenshot,omitempty"`
-	Guest       *agentpb.Facts  `json:"-"` // what the machine reported of itself
+	Refused     bool            `json:"refused,omitempty"` // not booted: the point is not as it was made
+	Digests     *Digests        `json:"digests,omitempty"` // of the point, before the boot and after
+	Guest       *agentpb.Facts  `json:"-"`                 // what the machine reported of itself
 }
 
 // Reached reports whether the machine came as far as the named step.
@@ -68,4 +70,20 @@ func (r *Result) Reached(step string) bool {
 		}
 	}
 	return false
+}
+
+// Digests tell whether a point is what was noted when it was made, and that a drill left
+// it as it was.
+type Digests struct {
+	Outcome     dr.Outcome    `json:"outcome"`                 // before the boot; unknown where something could not be compared
+	Entries     int64         `json:"entries"`                 // compared with the catalog
+	Bytes       int64         `json:"bytes"`                   // of content digested
+	Skipped     int64         `json:"skipped_bytes,omitempty"` // of content left out by lot
+	Unclear     int           `json:"unclear,omitempty"`       // sparse files whose digest cannot be had here
+	Took        time.Duration `json:"took_ns"`
+	Differences []string      `json:"differences,omitempty"`
+	Err         string        `json:"error,omitempty"`
+	Point       string        `json:"point"`     // digest of the point, see docs/formats.md
+	Untouched   Check         `json:"untouched"` // the point, after the drill
+	Replica     Check         `json:"replica"`   // the replica, after the drill
 }

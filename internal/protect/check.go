@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/replica"
-	"github.com/leeward-dr/leeward/internal/tree"
 )
 
 // Words in place of a point's id.
@@ -44,9 +40,10 @@ type PointCheck struct {
 	ID          dr.PointID    `json:"id"`
 	Outcome     dr.Outcome    `json:"outcome"`
 	Differences []Difference  `json:"differences"`
-	Unclear     []string      `json:"unclear"` // sparse files whose digest cannot be had here
-	Entries     int64         `json:"entries"` // compared
-	Bytes       int64         `json:"bytes"`   // of file content digested
+	Unclear     []string      `json:"unclear"`                 // sparse files whose digest cannot be had here
+	Entries     int64         `json:"entries"`                 // compared
+	Bytes       int64         `json:"bytes"`                   // of file content digested
+	Skipped     int64         `json:"skipped_bytes,omitempty"` // of content that was not: files left out by lot
 	Duration    time.Duration `json:"duration_ns"`
 	Err         string        `json:"error,omitempty"`
 }
@@ -142,63 +139,6 @@ func (c *pointChecker) point(ctx context.Context, p *replica.Point, out *PointCh
 	if err != nil {
 		return err
 	}
-	m, err := img.Mount(ctx, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.Close()) }()
-	ours, err := readAddedIn(p.StateDir())
-	if err != nil {
-		return err
-	}
-	for _, f := range p.Manifest.Filesystems {
-		if err := c.filesystem(ctx, p, m, f, ours, out); err != nil {
-			return fmt.Errorf("check %s: %w", f.MountPoint, err)
-		}
-	}
-	switch {
-	case len(out.Differences) > 0:
-		out.Outcome = dr.NotDone
-	case len(out.Unclear) > 0:
-		out.Outcome = dr.Unknown
-	default:
-		out.Outcome = dr.Done
-	}
-	return nil
-}
-
-func (c *pointChecker) filesystem(ctx context.Context, p *replica.Point, m *replica.Mounted, f replica.FilesystemState, ours []added, out *PointCheck) error {
-	root, err := tree.OpenRoot(m.Root(f.MountPoint))
-	if err != nil {
-		return err
-	}
-	defer unix.Close(root)
-	shown := c.meter.filesystem("checking", f.MountPoint)
-	check := &tree.Check{Catalog: filepath.Join(p.StateDir(), catalogFile(f.MountPoint)), Root: root,
-		Progress: func(entries, bytes int64) { shown.Examined.Store(entries); shown.Settled.Store(bytes) }}
-	for _, a := range ours {
-		if a.Filesystem == f.MountPoint {
-			check.Ours = append(check.Ours, a.Path)
-		}
-	}
-	res, err := check.Run(ctx)
-	if err != nil {
-		return err
-	}
-	out.Entries += res.Entries
-	out.Bytes += res.Bytes
-	if res.Sum.Digest != f.Digest {
-		out.Differences = append(out.Differences, Difference{Path: f.MountPoint, Kind: "catalog", Detail: "its digest is not the one in the manifest"})
-	}
-	for _, d := range res.Differences {
-		text := d.Kinds[0]
-		for _, k := range d.Kinds[1:] {
-			text += ", " + k
-		}
-		out.Differences = append(out.Differences, Difference{Path: quote(path.Join(f.MountPoint, d.Path)), Kind: d.Kinds[0], Detail: text})
-	}
-	for _, u := range res.Unclear {
-		out.Unclear = append(out.Unclear, quote(path.Join(f.MountPoint, u)))
-	}
-	return nil
+	w := &wholeness{point: p, check: out, meter: &c.meter}
+	return w.image(ctx, img)
 }

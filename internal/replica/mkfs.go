@@ -81,6 +81,9 @@ func makePartition(ctx context.Context, image *os.File, p *Partition) error {
 	return checkSuperblock(dev.file, p)
 }
 
+// ErrForeign marks the error of a partition that does not hold the filesystem it should.
+var ErrForeign = errors.New("not the filesystem that belongs here")
+
 // checkSuperblock refuses a device that does not hold the filesystem of p.
 func checkSuperblock(dev *os.File, p *Partition) error {
 	info, err := fsinfo.Detect(dev)
@@ -88,8 +91,8 @@ func checkSuperblock(dev *os.File, p *Partition) error {
 		return fmt.Errorf("check %s: %w", p.name(), err)
 	}
 	if !sameType(info.Type, p.Type) || !strings.EqualFold(info.UUID, p.UUID) {
-		return fmt.Errorf("check %s: found %s with UUID %s, want %s with UUID %s",
-			p.name(), info.Type, info.UUID, p.Type, p.UUID)
+		return fmt.Errorf("check %s: %w: found %s with UUID %s, want %s with UUID %s",
+			p.name(), ErrForeign, info.Type, info.UUID, p.Type, p.UUID)
 	}
 	return nil
 }

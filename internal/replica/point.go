@@ -267,7 +267,7 @@ func (r *Replica) Points() ([]*Point, error) {
 			}
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("recovery point %s of %s: %w: %w", e.Name(), r.name, ErrDamagedPoint, err))
+			errs = append(errs, &PointError{dr.PointID(e.Name()), r.name, err})
 			continue
 		}
 		points = append(points, p)
@@ -276,6 +276,33 @@ func (r *Replica) Points() ([]*Point, error) {
 		return cmp.Or(cmp.Compare(b.Manifest.Sequence, a.Manifest.Sequence), strings.Compare(string(b.ID), string(a.ID)))
 	})
 	return points, errors.Join(errs...)
+}
+
+// PointError is of one damaged point. It is ErrDamagedPoint.
+type PointError struct {
+	ID     dr.PointID
+	Server dr.ServerName
+	Cause  error
+}
+
+func (e *PointError) Error() string {
+	return fmt.Sprintf("recovery point %s of %s: %v: %v", e.ID, e.Server, ErrDamagedPoint, e.Cause)
+}
+
+// Unwrap makes it ErrDamagedPoint, and its cause.
+func (e *PointError) Unwrap() []error { return []error{ErrDamagedPoint, e.Cause} }
+
+// PointErrors lists the damaged points that an error of Points tells of.
+func PointErrors(err error) (out []*PointError) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			var one *PointError
+			if errors.As(e, &one) {
+				out = append(out, one)
+			}
+		}
+	}
+	return out
 }
 
 // readPoint reads and checks what stands beside a point's disk.

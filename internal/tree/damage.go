@@ -21,6 +21,9 @@ func isDamaged(err error) bool {
 	return errors.Is(err, ErrDamaged) || errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch)
 }
 
+// IsDamaged reports whether err is about what a catalog holds.
+func IsDamaged(err error) bool { return isDamaged(err) }
+
 // OpenOrReplaceCatalog is OpenCatalog, but a damaged catalog is moved aside: the
 // pass then compares everything anew.
 func OpenOrReplaceCatalog(path string) (c *Catalog, replaced bool, err error) {

@@ -32,7 +32,8 @@ func describe(e *config.Estate, subjects []drill.Subject) {
 		subject.After = predecessors(e, s)
 		subject.Hold = s.Hold
 		for _, p := range s.Probes {
-			subject.Probes = append(subject.Probes, drill.Probe{TCP: p.TCP, HTTP: p.HTTP, Status: p.Status, Text: p.Text, Command: p.Command, Expect: p.Expect})
+			subject.Probes = append(subject.Probes, drill.Probe{TCP: p.TCP, HTTP: p.HTTP, Status: p.Status, Text: p.Text,
+				Command: p.Command, SQL: p.SQL, Engine: p.Engine, Database: p.Database, Expect: p.Expect})
 		}
 	}
 }

@@ -119,8 +119,16 @@ type Probe struct {
 	TCP    int    // port
 	// Command is for sh inside the server, as root. Only drills run it.
 	Command string
-	Expect  string // that what Command prints contains
+	// SQL is a statement for the database server inside, asked by its own client as the
+	// user who owns it. Only drills ask it.
+	SQL      string
+	Engine   string // of SQL: postgres or mariadb
+	Database string // of SQL; may be ""
+	Expect   string // that what Command prints contains, and what SQL answers whole
 }
+
+// Inside reports whether only somebody inside the server can ask the probe.
+func (p Probe) Inside() bool { return p.Command != "" || p.SQL != "" }
 
 // Limits bound what a pass may use of a source. The zero value bounds nothing.
 type Limits struct {

@@ -32,28 +32,48 @@ func (r *reader) hold(where string, n *yaml.Node) (out []string) {
 
 // probe reads a question that the server answers when it works.
 func (r *reader) probe(where string, n *yaml.Node) (p Probe) {
-	set, ofAnswer, ofCommand := 0, 0, 0
+	set, ofAnswer, expects, ofSQL := 0, 0, 0, 0
 	r.mapping(where, n, []field{
 		{"http", false, func(w string, n *yaml.Node) { p.HTTP = r.address(w, n); set++ }},
 		{"tcp", false, func(w string, n *yaml.Node) { p.TCP = r.port(w, n); set++ }},
 		{"status", false, func(w string, n *yaml.Node) { p.Status = r.integer(w, n, 100, 599); ofAnswer++ }},
 		{"text", false, func(w string, n *yaml.Node) { p.Text, _ = r.text(w, n); ofAnswer++ }},
 		{"command", false, func(w string, n *yaml.Node) { p.Command, _ = r.text(w, n); set++ }},
-		{"expect", false, func(w string, n *yaml.Node) { p.Expect, _ = r.text(w, n); ofCommand++ }},
+		{"expect", false, func(w string, n *yaml.Node) { p.Expect, _ = r.text(w, n); expects++ }},
+		{"sql", false, func(w string, n *yaml.Node) { p.SQL, _ = r.text(w, n); set++ }},
+		{"engine", false, func(w string, n *yaml.Node) { p.Engine = r.choice(w, n, "postgres", "mariadb"); ofSQL++ }},
+		{"database", false, func(w string, n *yaml.Node) { p.Database = r.database(w, n); ofSQL++ }},
 	})
 	if n.Kind != yaml.MappingNode {
 		return p
 	}
 	if set != 1 {
-		r.fault(n, where, "a probe is one of http, tcp and command, as in {http: \"http://:8080/health\"}")
+		r.fault(n, where, "a probe is one of http, tcp, command and sql, as in {http: \"http://:8080/health\"}")
 	}
 	if ofAnswer > 0 && p.HTTP == "" {
 		r.fault(n, where, "status and text are of an answer by http")
 	}
-	if ofCommand > 0 && p.Command == "" {
-		r.fault(n, where, "expect is of what a command prints")
+	if expects > 0 && !p.Inside() {
+		r.fault(n, where, "expect is of what a command prints or sql answers")
+	}
+	switch {
+	case ofSQL > 0 && p.SQL == "":
+		r.fault(n, where, "engine and database are of a probe by sql")
+	case p.SQL != "" && p.Engine == "":
+		r.fault(n, where, "a probe by sql wants engine: postgres or mariadb")
 	}
 	return p
+}
+
+// database reads the name of a database. One that begins as an option does would be read
+// as one by the client.
+func (r *reader) database(where string, n *yaml.Node) string {
+	s, ok := r.text(where, n)
+	if ok && (s == "" || strings.HasPrefix(s, "-")) {
+		r.fault(n, where, "%q is no name of a database", s)
+		return ""
+	}
+	return s
 }
 
 // port reads a port, written as a number or as in ":5432".

@@ -175,6 +175,14 @@ func probesText(probes []Probe) (out []map[string]any) {
 			if p.Text != "" {
 				one["text"] = p.Text
 			}
+		case p.SQL != "":
+			one["sql"], one["engine"] = p.SQL, p.Engine
+			if p.Database != "" {
+				one["database"] = p.Database
+			}
+			if p.Expect != "" {
+				one["expect"] = p.Expect
+			}
 		case p.Command != "":
 			one["command"] = p.Command
 			if p.Expect != "" {

@@ -20,7 +20,7 @@ servers:
     host: 10.10.0.12
     after: [web1, db1]
     hold: [billing]
-    probes: [{http: "http://:80/", status: 200, text: 'a "b" #c'}, {tcp: 22}, {command: "echo 'x: y'", expect: x}]
+    probes: [{http: "http://:80/", status: 200, text: 'a "b" #c'}, {tcp: 22}, {command: "echo 'x: y'", expect: x}, {sql: "select 'a: b'", engine: postgres, database: shop, expect: "a: b"}]
   - {name: db1, host: 10.10.0.13}
 switchover:
   failback:

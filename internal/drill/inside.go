@@ -84,6 +84,8 @@ func (p Probe) askHere(ctx context.Context) Check {
 		detail, err = p.tcpHere(ctx)
 	case p.HTTP != "":
 		detail, err = p.httpHere(ctx)
+	case p.SQL != "":
+		detail, err = p.query(ctx)
 	default:
 		detail, err = p.run(ctx)
 	}
@@ -165,23 +167,33 @@ func (p Probe) httpHere(ctx context.Context) (string, error) {
 func (p Probe) run(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", p.Command)
+	said, whole, err := said(ctx, exec.CommandContext(ctx, "/bin/sh", "-c", p.Command))
+	switch {
+	case err != nil:
+		return "", err
+	case !strings.Contains(whole, p.Expect):
+		return "", fmt.Errorf("prints %q, want %q", said, p.Expect)
+	}
+	return fmt.Sprintf("prints %q", said), nil
+}
+
+// said runs cmd, made with ctx, in a process group of its own and returns what it printed,
+// shortened and whole.
+func said(ctx context.Context, cmd *exec.Cmd) (short, whole string, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	out := &head{}
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
-	said := clip(string(out.b))
+	err = cmd.Run()
+	short, whole = clip(string(out.b)), string(out.b)
 	switch {
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("no end within %s: %q", commandTimeout, said)
+		return "", "", fmt.Errorf("no end within %s: %q", commandTimeout, short)
 	case err != nil:
-		return "", fmt.Errorf("%w: %q", err, said)
-	case !strings.Contains(string(out.b), p.Expect):
-		return "", fmt.Errorf("prints %q, want %q", said, p.Expect)
+		return "", "", fmt.Errorf("%w: %q", err, short)
 	}
-	return fmt.Sprintf("prints %q", said), nil
+	return short, whole, nil
 }
 
 // head keeps the beginning of what is written to it.

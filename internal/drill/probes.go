@@ -15,8 +15,8 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
-// Probe is a question that the user wants answered by the machine. One of TCP, HTTP
-// and Command is set. Ports are asked from the bubble, as clients do; commands, and
+// Probe is a question that the user wants answered by the machine. One of TCP, HTTP,
+// Command and SQL is set. Ports are asked from the bubble, as clients do; commands, statements, and
 // ports that the source opens to itself alone, from inside the machine.
 type Probe struct {
 	TCP     int    `json:"tcp,omitempty"`     // a port that takes connections
@@ -24,7 +24,11 @@ type Probe struct {
 	Status  int    `json:"status,omitempty"`  // of HTTP; 0: any below 400
 	Text    string `json:"text,omitempty"`    // that the answer to HTTP contains
 	Command string `json:"command,omitempty"` // for sh, as root; it ends with 0
-	Expect  string `json:"expect,omitempty"`  // that what Command prints contains
+	Expect  string `json:"expect,omitempty"`  // that what Command prints contains, and what SQL answers whole
+
+	SQL      string `json:"sql,omitempty"`
+	Engine   string `json:"engine,omitempty"`   // of SQL: postgres or mariadb
+	Database string `json:"database,omitempty"` // of SQL; "" where the server's own will do
 }
 
 const (
@@ -39,6 +43,8 @@ func (p Probe) String() string {
 		return p.HTTP
 	case p.TCP != 0:
 		return "tcp :" + strconv.Itoa(p.TCP)
+	case p.SQL != "":
+		return "sql " + p.SQL
 	}
 	return "command " + p.Command
 }
@@ -60,7 +66,7 @@ func (p Probe) port() int {
 
 // inside reports whether p can be asked only from inside the machine.
 func (t *turn) inside(p Probe) bool {
-	if p.Command != "" || t.network == nil || !address(t.s).IsValid() {
+	if p.Command != "" || p.SQL != "" || t.network == nil || !address(t.s).IsValid() {
 		return true
 	}
 	private, public := false, false

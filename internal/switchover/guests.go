@@ -369,7 +369,7 @@ const (
 func (g *Guests) probeOnce(ctx context.Context, s *config.Server) (facts []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if !slices.ContainsFunc(s.Probes, func(p config.Probe) bool { return p.Command == "" }) {
+	if !slices.ContainsFunc(s.Probes, func(p config.Probe) bool { return !p.Inside() }) {
 		return g.login(string(s.Name))
 	}
 	address, err := g.address(s)
@@ -377,8 +377,8 @@ func (g *Guests) probeOnce(ctx context.Context, s *config.Server) (facts []strin
 		return nil, err
 	}
 	for _, p := range s.Probes {
-		if p.Command != "" { // only a drilled machine has somebody inside who runs it
-			facts = append(facts, "not asked, for commands are run in drills alone: "+p.Command)
+		if p.Inside() { // only a drilled machine has somebody inside who asks it
+			facts = append(facts, "not asked, for commands and statements are of drills alone: "+p.Command+p.SQL)
 			continue
 		}
 		fact, err := probe(ctx, p, address)

@@ -48,7 +48,9 @@ func (b *builder) qemu(name string) string {
 
 func probeCommands(s *config.Server) (out []string) {
 	for _, p := range s.Probes {
-		if p.Command != "" {
+		if p.SQL != "" {
+			out = append(out, fmt.Sprintf("ssh ADDRESS %s # %s: %s", map[string]string{"postgres": "psql", "mariadb": "mariadb"}[p.Engine], p.Database, p.SQL))
+		} else if p.Command != "" {
 			out = append(out, "ssh ADDRESS "+quote(p.Command))
 		} else if p.HTTP != "" {
 			out = append(out, "curl -fsS "+quote(p.HTTP))

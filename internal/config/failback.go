@@ -84,10 +84,10 @@ func (e *Estate) Reversed(addresses map[dr.ServerName]netip.Addr) *Estate {
 		if !known {
 			continue
 		}
-		// It is the same machine under another address, with the keys it always had.
-		s.SSH.Options = append([]string{"-o", "HostKeyAlias=" + s.Host}, s.SSH.Options...)
-		if e.Target.Network != nil {
-			s.Host = Mapped(e.Target.Network, at).String()
+		// It is the same machine under another address: what ssh knows of it by its name,
+		// user and keys, holds.
+		if moved := Mapped(e.Target.Network, at); moved != at {
+			s.SSH.Options = append([]string{"-o", "HostName=" + moved.String(), "-o", "HostKeyAlias=" + s.Host}, s.SSH.Options...)
 		}
 		s.Fence = nil // it was of the machine at the source
 		back.Servers = append(back.Servers, s)
@@ -134,8 +134,12 @@ func (f *Failback) Text(e *Estate) ([]byte, error) {
 }
 
 func (f *Failback) server(e *Estate, s Server) map[string]any {
-	// Of the options the first are those of Reversed, all others are for another client.
-	ssh := map[string]any{"options": append(s.SSH.Options[:2:2], f.Reach.Options...)}
+	var options []string
+	if len(s.SSH.Options) > 3 && strings.HasPrefix(s.SSH.Options[1], "HostName=") {
+		options = s.SSH.Options[:4:4] // by Reversed; all others are for another client
+	}
+	ssh := map[string]any{}
+	set(ssh, "options", append(options, f.Reach.Options...))
 	if s.SSH.User = cmp.Or(f.Reach.User, s.SSH.User); s.SSH.User != "" {
 		ssh["user"] = s.SSH.User
 	}

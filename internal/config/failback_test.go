@@ -63,8 +63,8 @@ func TestFailback(t *testing.T) {
 		t.Fatalf("servers: %+v", got.Servers)
 	}
 	web, app := got.Servers[0], got.Servers[1]
-	if web.Host != "10.20.0.11" || web.SSH.Port != 2222 || web.SSH.User != "ops" || web.SSH.Config != "/etc/leeward/ssh" || web.Fence != nil ||
-		!slices.Equal(web.SSH.Options, []string{"-o", "HostKeyAlias=10.10.0.11", "-o", "User=root"}) || !slices.Equal(web.Exclude, e.Servers[0].Exclude) {
+	if web.Host != "10.10.0.11" || web.SSH.Port != 2222 || web.SSH.User != "ops" || web.SSH.Config != "/etc/leeward/ssh" || web.Fence != nil ||
+		!slices.Equal(web.SSH.Options, []string{"-o", "HostName=10.20.0.11", "-o", "HostKeyAlias=10.10.0.11", "-o", "User=root"}) || !slices.Equal(web.Exclude, e.Servers[0].Exclude) {
 		t.Errorf("web1: %+v", web)
 	}
 	if !reflect.DeepEqual(app.Probes, e.Servers[1].Probes) || !slices.Equal(app.Hold, e.Servers[1].Hold) || !slices.Equal(app.After, []dr.ServerName{"web1"}) {

@@ -14,6 +14,7 @@ func costly() []HeldBack {
 	return []HeldBack{
 		{Arg: "norandmaps", What: "random addresses in programs: emulated, each start of a program would be translated anew"},
 		{Arg: "cryptomgr.notests", What: "the kernel's tests of its own ciphers"},
+		{Arg: "no_timer_check", What: "the kernel's test of its timer: a busy host delivers an emulated one too late, and the kernel panics"},
 		{Arg: "loglevel=6", What: "kernel messages below notice on the console; the kernel's own log has them"},
 	}
 }

@@ -12,11 +12,11 @@ import (
 const (
 	// sampleBuckets is how many buckets of each table an assessment compares, in
 	// samplePlaces runs: changes lie together as a rule, at the end of a table most.
-	sampleBuckets = 256
+	sampleBuckets = 512
 	samplePlaces  = 8
-	// placeable is how many rows a table may have for its places to be looked for: that
-	// is one pass over an index of the target.
-	placeable = 20_000_000
+	// mostPlaced is how many rows a table may have for its places to be counted out, which
+	// is one pass over an index of the target. Of a larger one the engine is asked.
+	mostPlaced = 20_000_000
 )
 
 // Assessment is what replicating a database would meet. Making it changes nothing.
@@ -176,14 +176,20 @@ func (r *Replicator) sample(ctx context.Context, p pair, e *TableEstimate) error
 // places are the keys behind which a table is sampled, the first of them its beginning.
 func (r *Replicator) places(ctx context.Context, p pair) ([]engine.Row, error) {
 	places := []engine.Row{nil}
-	if n := p.dst.Rows; n > 2*sampleBuckets*bucketRows && n <= placeable {
-		bounds, _, err := r.dst.Bounds(ctx, p.dst, nil, int(n/samplePlaces), samplePlaces-1)
-		if err != nil {
-			return nil, err
-		}
-		places = append(places, bounds...)
+	n := p.dst.Rows
+	if n <= 2*sampleBuckets*bucketRows {
+		return places, nil
 	}
-	return places, nil
+	if n > r.placeable {
+		placer, ok := r.dst.(engine.Placer)
+		if !ok {
+			return places, nil
+		}
+		more, err := placer.Places(ctx, p.dst, samplePlaces)
+		return append(places, more...), err
+	}
+	bounds, _, err := r.dst.Bounds(ctx, p.dst, nil, int(n/samplePlaces), samplePlaces-1)
+	return append(places, bounds...), err
 }
 
 // sampleAt compares buckets behind a key; end tells that it came to the table's end.

@@ -63,6 +63,7 @@ type Replicator struct {
 	whole, part int64
 	committed   func(engine.State) error
 	lookEvery   time.Duration // how often Follow looks for new tables
+	placeable   int64         // rows of a table whose places an assessment counts out
 
 	mu      sync.Mutex
 	src     engine.Source // nil until it was reached
@@ -97,7 +98,7 @@ func New(cfg Config) (*Replicator, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, whole: wholeBytes, part: partBytes, lookEvery: time.Minute}
+	r := &Replicator{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, whole: wholeBytes, part: partBytes, lookEvery: time.Minute, placeable: mostPlaced}
 	r.meter.init()
 	return r, nil
 }

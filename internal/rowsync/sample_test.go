@@ -27,3 +27,26 @@ func TestAssessSeesTheMiddle(t *testing.T) {
 		}
 	})
 }
+
+// A table that is too large to be counted out is sampled across its key all the same.
+func TestAssessSeesTheMiddleOfLargeTables(t *testing.T) {
+	forEach(t, func(t *testing.T, d *database) {
+		fill, words, analyze := "INSERT INTO wide SELECT g, 'x' FROM generate_series(1, 200000) g", "INSERT INTO words SELECT lpad(g::text, 8, '0'), 'x' FROM generate_series(1, 200000) g", "ANALYZE"
+		if d.k.name == "mariadb" {
+			fill, words, analyze = "INSERT INTO wide SELECT seq, 'x' FROM seq_1_to_200000", "INSERT INTO words SELECT LPAD(seq, 8, '0'), 'x' FROM seq_1_to_200000", "ANALYZE TABLE wide, words"
+		}
+		for _, s := range []session{d.app, d.far} {
+			d.at(s, "CREATE TABLE wide (id INT NOT NULL PRIMARY KEY, v VARCHAR(20))", fill, "CREATE TABLE words (id VARCHAR(20) NOT NULL PRIMARY KEY, v VARCHAR(20))", words, analyze)
+		}
+		d.at(d.far, "UPDATE wide SET v = 'stale' WHERE id BETWEEN 80000 AND 140000", "UPDATE words SET v = 'stale' WHERE id >= '00190000'")
+		r := d.replicator()
+		r.placeable = 1000
+		a, err := r.Assess(t.Context())
+		d.must(err)
+		for _, e := range a.Tables {
+			if e.Share < 0.02 || e.Share > 0.6 || e.Sampled > 150_000 || e.Sampled < 5_000 {
+				t.Errorf("what differs was not seen: %+v", e)
+			}
+		}
+	})
+}

@@ -408,6 +408,14 @@ type Pacer interface {
 	Pace(ctx context.Context) (int64, error)
 }
 
+// Placer is offered by ends that can tell where a large table could be sampled.
+type Placer interface {
+	// Places returns keys, in order, that cut the table into at most n parts across the
+	// range of its key, none of them empty. It reads little, so that the parts may be of
+	// different sizes, and fewer where the engine cannot tell.
+	Places(ctx context.Context, t *Table, n int) ([]Row, error)
+}
+
 // DigestForms is offered by ends whose servers can hash rows in several ways. Before
 // the first digest, both are made to use the first form of the source that the target
 // has too.

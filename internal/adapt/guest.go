@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -118,6 +119,16 @@ func (g *Image) find(p string, follow bool) (*Filesystem, string, error) {
 		return nil, "", err
 	}
 	return g.locate(p)
+}
+
+// Place returns where p of the guest lies on this host while the image is open, with all
+// links resolved. It need not exist.
+func (g *Image) Place(p string) (string, error) {
+	fsys, rel, err := g.find(p, true)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(fsys.Root.Name(), rel), nil
 }
 
 // Stat follows links within the guest.

@@ -125,6 +125,7 @@ type watch struct {
 	noted   int // sightings turned into steps so far
 
 	lastAsked time.Time
+	packages  *Packages // that the machine told of
 }
 
 // goodSigns are the steps of a boot on the console.
@@ -149,11 +150,11 @@ func (w *watch) proven(ctx context.Context) *failure {
 			if reported.IsZero() {
 				w.t.step(StepReport)
 			}
-			if r.facts != w.t.r.Guest { // answers may be others each time
+			if r.facts != w.t.r.Guest || r.packages != w.packages { // answers may be others each time
 				reported = time.Now()
 			}
-			w.t.r.Guest, w.t.answers = r.facts, r.answers
-			w.t.r.Checks = Compare(w.t.s.Facts, r.facts, w.t.r.HeldBack)
+			w.t.r.Guest, w.t.answers, w.packages = r.facts, r.answers, r.packages
+			w.t.r.Checks = append(Compare(w.t.s.Facts, r.facts, w.t.r.HeldBack), w.t.comparePackages(r.packages)...)
 		case <-w.m.Exited():
 			w.noteSteps()
 			return failed(exitFailure(w.m.Console()))

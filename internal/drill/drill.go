@@ -253,10 +253,11 @@ type turn struct {
 	r         *Result
 	network   *network // nil: cards lead nowhere
 	began     time.Time
-	dir       string  // gone afterwards
-	disk      string  // the clone
-	fstab     string  // of the clone, as the machine reads it
-	answers   []Check // that the machine gave to the probes asked inside
+	dir       string    // gone afterwards
+	disk      string    // the clone
+	fstab     string    // of the clone, as the machine reads it
+	packages  *Packages // of the clone before it boots; nil where there are none to compare
+	answers   []Check   // that the machine gave to the probes asked inside
 	lock      *os.File
 	machine   *vm.Machine // proven, and left running
 	counted   int64       // bytes of drills.promised
@@ -362,11 +363,16 @@ func (t *turn) prepare(ctx context.Context) (report *adapt.Report, kernel string
 
 func (t *turn) adapt(ctx context.Context, img *adapt.Image) (*adapt.Report, error) {
 	o := adapt.Options{Firmware: string(t.r.Firmware), Probe: t.d.o.Probe, Args: t.holdBack(img.Exists, img.ReadFile)}
-	if probes := t.insideProbes(); len(probes) > 0 {
-		var err error
-		if o.Ask, err = json.Marshal(probes); err != nil {
-			return nil, err
-		}
+	var err error
+	if o.Ask, err = json.Marshal(question{Probes: t.insideProbes(), Share: t.packageShare()}); err != nil {
+		return nil, err
 	}
-	return adapt.Apply(ctx, img, t.s.Facts, o)
+	report, err := adapt.Apply(ctx, img, t.s.Facts, o)
+	if err != nil {
+		return report, err
+	}
+	if t.packages, err = ReadPackages(t.packageShare(), img.Place); err != nil {
+		t.r.Notes = append(t.r.Notes, "packages are not compared: "+err.Error())
+	}
+	return report, nil
 }

@@ -27,19 +27,25 @@ const (
 	maxDetail      = 200
 )
 
-// declared reads the probes from file, where there are any.
-func declared(file string) (probes []Probe, err error) {
+// question is what the program that reports is to ask.
+type question struct {
+	Probes []Probe `json:"probes,omitempty"`
+	Share  int     `json:"share,omitempty"` // see Packages; 0: they are not looked at
+}
+
+// declared reads what is to be asked from file, where there is one.
+func declared(file string) (q question, err error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return q, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(b, &probes)
+		err = json.Unmarshal(b, &q)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("report: read probes: %w", err)
+		return q, fmt.Errorf("report: read probes: %w", err)
 	}
-	return probes, nil
+	return q, nil
 }
 
 // answer asks the probes until all are answered well, and writes what changed. What

@@ -68,12 +68,13 @@ func TestProbesAskThisMachine(t *testing.T) {
 
 func TestAnswersTravelBesideFacts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ask.json")
-	writeFile(t, file, `[{"command":"echo yes","expect":"yes"},{"tcp":`+strconv.Itoa(1)+`}]`)
-	probes, err := declared(file)
-	if err != nil || len(probes) != 2 || probes[1].TCP != 1 {
-		t.Fatalf("%v, %v", probes, err)
+	writeFile(t, file, `{"share":16,"probes":[{"command":"echo yes","expect":"yes"},{"tcp":`+strconv.Itoa(1)+`}]}`)
+	q, err := declared(file)
+	probes := q.Probes
+	if err != nil || len(probes) != 2 || probes[1].TCP != 1 || q.Share != 16 {
+		t.Fatalf("%v, %v", q, err)
 	}
-	if none, err := declared(file + "x"); none != nil || err != nil {
+	if none, err := declared(file + "x"); none.Probes != nil || none.Share != 0 || err != nil {
 		t.Errorf("no file: %v, %v", none, err)
 	}
 	var port bytes.Buffer

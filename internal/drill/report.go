@@ -28,6 +28,7 @@ import (
 const (
 	reportMark = "LEEWARD-REPORT "
 	answerMark = "LEEWARD-ANSWER "
+	packsMark  = "LEEWARD-PACKAGES "
 	reportEnd  = " END"
 
 	maxReport      = 4 << 20
@@ -40,6 +41,8 @@ const (
 type report struct {
 	facts   *agentpb.Facts
 	answers []Check // to the declared probes; nil until they were asked
+
+	packages *Packages // nil until it has looked at them
 }
 
 // GuestReport runs inside a drilled machine: it waits until the system has
@@ -49,7 +52,7 @@ type report struct {
 func GuestReport(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, reportFor)
 	defer cancel()
-	probes, err := declared(adapt.AskFile)
+	q, err := declared(adapt.AskFile)
 	if err != nil {
 		return err
 	}
@@ -58,7 +61,8 @@ func GuestReport(ctx context.Context, w io.Writer) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel()
-	asking.Go(func() { answer(ctx, port, probes) })
+	asking.Go(func() { answer(ctx, port, q.Probes) })
+	asking.Go(func() { tellPackages(port, q.Share) })
 	return tellFacts(ctx, port)
 }
 
@@ -160,6 +164,8 @@ func readReports(r io.Reader, out chan report) {
 			told.facts = f
 		} else if a := parseAnswer(lines.Bytes()); a != nil {
 			told.answers = a
+		} else if p := parsePackages(lines.Bytes()); p != nil {
+			told.packages = p
 		} else {
 			continue
 		}

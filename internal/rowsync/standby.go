@@ -40,12 +40,19 @@ type Standby struct {
 	lock  *os.File
 	notes *notes
 	meter meter
+
+	patience time.Duration // how long ends that do not answer, or come no further, are waited for
 }
 
 var _ Switchable = (*Standby)(nil)
 
-// standbyPatience is how long the ends of a physical copy are waited for.
-const standbyPatience = 15 * time.Minute
+const (
+	// standbyPatience is how long the ends of a physical copy are waited for: it goes on by
+	// itself, so that nothing but a person is kept waiting.
+	standbyPatience = 15 * time.Minute
+	// standstill is how long a target may come no further before that is told.
+	standstill = 5 * time.Second
+)
 
 // NewStandby locks the directory. It reaches neither end.
 func NewStandby(cfg StandbyConfig) (*Standby, error) {
@@ -66,7 +73,7 @@ func NewStandby(cfg StandbyConfig) (*Standby, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Standby{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n}
+	s := &Standby{cfg: cfg, log: cfg.Log.With("database", cfg.Name), lock: lock, notes: n, patience: standbyPatience}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -96,7 +103,7 @@ func (s *Standby) Progress() Progress { return s.meter.get() }
 func (s *Standby) patient(ctx context.Context, what string, f func(context.Context) error) error {
 	begun := time.Now()
 	return retry.Policy{
-		Temporary: func(err error) bool { return engine.Temporary(err) && time.Since(begun) < standbyPatience },
+		Temporary: func(err error) bool { return engine.Temporary(err) && time.Since(begun) < s.patience },
 		First:     500 * time.Millisecond, Max: 10 * time.Second,
 		Notify: func(err error, in time.Duration) {
 			s.log.Warn("waiting to try again", "what", what, "error", err, "in", in)
@@ -175,12 +182,19 @@ func (s *Standby) catchUp(ctx context.Context) (at engine.Pos, err error) {
 	if err != nil {
 		return "", fmt.Errorf("catch up with the source of %s: %w", s.cfg.Name, err)
 	}
+	was, since := engine.Pos(""), time.Now()
 	for {
 		var there bool
 		err := s.patient(ctx, "the target", func(ctx context.Context) (err error) {
 			there, at, err = s.p.Reached(ctx, mark)
 			return err
 		})
+		if err == nil && at != was {
+			was, since = at, time.Now()
+		}
+		if err == nil && !there {
+			err = s.stands(ctx, at, mark, time.Since(since))
+		}
 		if err != nil {
 			return at, fmt.Errorf("catch up with the source of %s: %w", s.cfg.Name, err)
 		}
@@ -191,6 +205,23 @@ func (s *Standby) catchUp(ctx context.Context) (at engine.Pos, err error) {
 			return at, fmt.Errorf("catch up with the source of %s: the target is at %s of %s: %w", s.cfg.Name, at, mark, err)
 		}
 	}
+}
+
+// stands tells of a target that has come no further for a while, and why; it gives up in
+// the end.
+func (s *Standby) stands(ctx context.Context, at, mark engine.Pos, long time.Duration) error {
+	if long < min(standstill, s.patience) {
+		return nil
+	}
+	why := fmt.Errorf("the target stands at %s of %s", at, mark)
+	if st, err := s.p.State(ctx); err == nil && st.Trouble != "" {
+		why = fmt.Errorf("%w: %s", why, st.Trouble)
+	}
+	if long > s.patience {
+		return why
+	}
+	s.meter.waiting("the target", why)
+	return nil
 }
 
 // look reads how the target stands and notes the pace.

@@ -162,6 +162,7 @@ func TestStandby(t *testing.T) {
 			}
 			t.Logf("pass: %+v", res)
 			verifies(t, s, a, b)
+			stalled(t, s, a, b)
 			switched(t, s, b)
 			back, err := NewStandby(s.cfg.Reversed())
 			if err != nil {
@@ -205,6 +206,26 @@ func verifyEqual(t *testing.T, s *Standby) {
 	}
 	if err != nil || !v.Equal || len(v.Tables) < 2 {
 		t.Fatalf("verify: %+v, %v", v, err)
+	}
+}
+
+// stalled has a standby stand still: that is told, with the cause, and has an end.
+func stalled(t *testing.T, s *Standby, a, b *server) {
+	halt, db := "SELECT pg_wal_replay_pause()", "erp"
+	if a.k.name == "mariadb" {
+		halt = "STOP SLAVE SQL_THREAD"
+	}
+	do(t, b, db, halt)
+	do(t, a, db, "INSERT INTO items VALUES (99, 'stalled', 's', 1)")
+	s.patience = time.Second
+	_, err := s.catchUp(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "stand") && !strings.Contains(err.Error(), "stopped at") {
+		t.Errorf("a standby that stands still: %v", err)
+	}
+	t.Log(err)
+	s.patience = standbyPatience
+	if _, err := s.Pass(t.Context()); err != nil {
+		t.Errorf("it does not go on: %v", err)
 	}
 }
 

@@ -39,7 +39,7 @@ func runAgent(ctx context.Context, c *call) error {
 	}
 	governor := agent.NewGovernor()
 	files := tree.NewService(governor, filepath.Dir(self))
-	return errors.Join(agent.Main(ctx, c.In, c.Out, governor, files, agent.Postgres{}, look.Service{}), files.Close())
+	return errors.Join(agent.Main(ctx, c.In, c.Out, governor, files, agent.Postgres{}, look.Service{Governor: governor}), files.Close())
 }
 
 // runLab hands over to the lab's own parser, and puts what it prints as JSON into

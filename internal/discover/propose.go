@@ -164,7 +164,10 @@ func Services(s *inventory.Server) (out []string) {
 		if name == "" {
 			name = l.Process
 		}
-		if l.Loopback() || name == "" || l.Protocol == "udp" && l.Port >= 32768 {
+		if name == "" {
+			name = "?" // whose it is could not be seen
+		}
+		if l.Loopback() || l.Protocol == "udp" && l.Port >= 32768 {
 			continue
 		}
 		if text := fmt.Sprintf("%s:%d", name, l.Port); !slices.Contains(out, text) {

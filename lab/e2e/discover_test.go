@@ -302,3 +302,42 @@ func TestRunbook(t *testing.T) {
 		t.Error("the second edition does not speak of the first")
 	}
 }
+
+// TestDiscoverGuests looks at machines that have a systemd, LVM and UEFI of their own.
+func TestDiscoverGuests(t *testing.T) {
+	w := raised(t)
+	for _, g := range guests {
+		if err := w.lab.WaitGuest(t.Context(), g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "leeward.yaml")
+	f := w.must(t, file, append([]string{"init", "--store", w.newStore(t), "--ssh-config", w.lab.SSHConfig(), "--watch", "6s"}, guests...)...).found(t)
+	e, err := discover.Load(f.Inventory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range e.Entries {
+		if x.Server == nil {
+			t.Fatalf("%s: %s", x.Name, x.Err)
+		}
+		asDescribed(t, x.Name, x.Server)
+		for _, l := range x.Server.Listening {
+			if l.UnitBy != "cgroup" || l.Unit == "" {
+				t.Errorf("%s: port %d is of no unit: %+v", x.Name, l.Port, l)
+			}
+		}
+		if !slices.ContainsFunc(x.Server.Units, func(u inventory.Unit) bool { return u.Name == "churn.service" && u.State == "active" && u.Own }) {
+			t.Errorf("%s: churn does not run: %+v", x.Name, x.Server.Units)
+		}
+		if firmware := map[string]string{"mail1": "BIOS", "mon1": "UEFI"}[x.Name]; x.Server.System.Firmware != firmware || x.Server.System.Init != "systemd" {
+			t.Errorf("%s: firmware %s, init %s", x.Name, x.Server.System.Firmware, x.Server.System.Init)
+		}
+		if groups := x.Server.Storage.Groups; x.Name == "mail1" && (len(groups) != 1 || groups[0].Name != "vg0" || groups[0].Free == 0) {
+			t.Errorf("mail1: groups of volumes %+v", groups)
+		}
+	}
+	if !slices.ContainsFunc(f.Graph.Edges, func(x discover.Edge) bool { return x.From == "mon1" && x.To == "mail1" && x.Port == 25 && x.Process == "curl" }) {
+		t.Errorf("mon1 calls mail1: %+v", f.Graph.Edges)
+	}
+}

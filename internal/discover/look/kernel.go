@@ -2,6 +2,7 @@ package look
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +18,7 @@ var guestDrivers = []string{"virtio_blk", "virtio_scsi", "virtio_net", "virtio_p
 
 // initramfs finds the installed kernels and tells which of the drivers of a virtual
 // machine each has, and where.
-func (l *looker) initramfs(context.Context) {
+func (l *looker) initramfs(ctx context.Context) {
 	for _, dir := range l.glob("lib/modules/*", "usr/lib/modules/*") {
 		kernel := filepath.Base(dir)
 		if slices.ContainsFunc(l.inv.System.Kernels, func(i inventory.Kernel) bool { return i.Version == kernel }) {
@@ -30,7 +31,7 @@ func (l *looker) initramfs(context.Context) {
 			continue // what is left of a kernel that was removed
 		}
 		k.Builtin, k.Loadable = driversIn(builtin), driversIn(loadable)
-		l.readImage(&k)
+		l.readImage(ctx, &k)
 		l.inv.System.Kernels = append(l.inv.System.Kernels, k)
 	}
 }
@@ -51,7 +52,7 @@ const maxImage = 512 << 20
 
 // readImage lists the drivers in the initramfs of the kernel that runs; to unpack all
 // others would cost the host seconds of processor.
-func (l *looker) readImage(k *inventory.Kernel) {
+func (l *looker) readImage(ctx context.Context, k *inventory.Kernel) {
 	if k.Initramfs == "" || k.Version != l.f.Kernel && l.inside() {
 		return
 	}
@@ -65,7 +66,7 @@ func (l *looker) readImage(k *inventory.Kernel) {
 		l.unknown("drivers in "+k.Initramfs, "it is no plain file of a usual size")
 		return
 	}
-	modules, err := adapt.InitramfsModules(f)
+	modules, err := adapt.InitramfsModules(&paced{f, func() { l.rest(ctx) }})
 	if err != nil {
 		l.unknown("drivers in "+k.Initramfs, err)
 		return
@@ -76,6 +77,17 @@ func (l *looker) readImage(k *inventory.Kernel) {
 			k.Drivers = append(k.Drivers, d)
 		}
 	}
+}
+
+// paced is a reader that rests before each piece.
+type paced struct {
+	r    io.Reader
+	rest func()
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	p.rest()
+	return p.r.Read(b)
 }
 
 // inside reports whether the running kernel is one of the host's own: that of a container

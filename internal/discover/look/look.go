@@ -26,14 +26,16 @@ import (
 // maxWatch bounds how long a host is watched.
 const maxWatch = time.Hour
 
-// Host describes this host, watching it for the given time. The only error is ctx's.
-func Host(ctx context.Context, watch time.Duration) (*inventory.Server, error) {
-	l := &looker{root: "/", run: run, facts: agent.CollectFacts, watch: min(max(watch, 0), maxWatch)}
+// Host describes this host, watching it for the given time. It calls pace before each piece
+// of work, so that somebody can hold it back. The only error is ctx's.
+func Host(ctx context.Context, watch time.Duration, pace func(context.Context)) (*inventory.Server, error) {
+	l := &looker{root: "/", pace: pace, run: run, facts: agent.CollectFacts, watch: min(max(watch, 0), maxWatch)}
 	return l.look(ctx)
 }
 
 // looker looks at the host below root, which is / but for tests.
 type looker struct {
+	pace  func(context.Context) // nil: as fast as it goes
 	root  string
 	run   func(ctx context.Context, name string, args ...string) ([]byte, error)
 	facts func(ctx context.Context) (*agentpb.Facts, error)
@@ -70,10 +72,18 @@ func (l *looker) look(ctx context.Context) (*inventory.Server, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		l.rest(ctx)
 		step(ctx)
 	}
 	l.inv.Took = time.Since(begin)
 	return l.inv, ctx.Err()
+}
+
+// rest waits where this host has given enough for now.
+func (l *looker) rest(ctx context.Context) {
+	if l.pace != nil {
+		l.pace(ctx)
+	}
 }
 
 func (l *looker) unknown(what string, why any) {

@@ -352,7 +352,7 @@ func TestThousandContainers(t *testing.T) {
 
 // TestThisHost looks at the machine the test runs on.
 func TestThisHost(t *testing.T) {
-	inv, err := Host(t.Context(), 0)
+	inv, err := Host(t.Context(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

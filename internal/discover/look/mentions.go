@@ -33,8 +33,8 @@ var configEnds = []string{".conf", ".cfg", ".cnf", ".ini", ".yaml", ".yml", ".js
 
 // Mentions finds where this host's configuration names one of the words, host names or
 // addresses, or any other private address. Nothing else of a line leaves the host.
-func Mentions(ctx context.Context, words []string) ([]inventory.Mention, error) {
-	l := &looker{root: "/", inv: &inventory.Server{}}
+func Mentions(ctx context.Context, words []string, pace func(context.Context)) ([]inventory.Mention, error) {
+	l := &looker{root: "/", pace: pace, inv: &inventory.Server{}}
 	return l.findMentions(ctx, words)
 }
 
@@ -54,6 +54,7 @@ func (l *looker) findMentions(ctx context.Context, words []string) ([]inventory.
 			if err != nil {
 				return nil // not ours to read, or gone
 			}
+			l.rest(ctx)
 			return l.mentionsIn(s, dir, path, e, &budget)
 		})
 		if err != nil {

@@ -201,6 +201,7 @@ func (l *looker) dpkgOwners(ctx context.Context, files []string, out map[string]
 		if !ok || ctx.Err() != nil {
 			continue
 		}
+		l.rest(ctx)
 		b, err := read(l.path("var/lib/dpkg/info", e.Name()), maxCatalog)
 		if err != nil {
 			continue // one list of many; its files then have no package

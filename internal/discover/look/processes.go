@@ -40,6 +40,7 @@ func (l *looker) processes(ctx context.Context) {
 		if ctx.Err() != nil || len(l.procs) >= maxProcesses {
 			break
 		}
+		l.rest(ctx)
 		if p, ok := l.process(pid); ok {
 			l.procs = append(l.procs, p)
 		}

@@ -6,36 +6,44 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/leeward-dr/leeward/internal/agent"
 	"github.com/leeward-dr/leeward/internal/agent/agentpb"
 	"github.com/leeward-dr/leeward/internal/pipe"
 )
 
-// Service lets the agent look at its host.
-type Service struct{}
+// Service lets the agent look at its host, within the limits that its governor has.
+type Service struct{ Governor *agent.Governor }
 
 // Handlers returns the calls the service answers.
-func (Service) Handlers() map[string]pipe.Handler {
-	return map[string]pipe.Handler{"discover.look": lookHandler, "discover.mentions": mentionsHandler}
+func (v Service) Handlers() map[string]pipe.Handler {
+	return map[string]pipe.Handler{"discover.look": v.look, "discover.mentions": v.mentions}
 }
 
-func lookHandler(ctx context.Context, s *pipe.Stream) error {
+// pace waits where the agent has used its share of the processor.
+func (v Service) pace(ctx context.Context) {
+	if v.Governor != nil {
+		_ = v.Governor.CPU(ctx) // its only error is ctx's, which every step looks at
+	}
+}
+
+func (v Service) look(ctx context.Context, s *pipe.Stream) error {
 	var req agentpb.LookRequest
 	if err := s.Recv(&req); err != nil {
 		return fmt.Errorf("read request to look: %w", err)
 	}
-	inv, err := Host(ctx, time.Duration(req.WatchNano))
+	inv, err := Host(ctx, time.Duration(req.WatchNano), v.pace)
 	if err != nil {
 		return err
 	}
 	return reply(s, inv)
 }
 
-func mentionsHandler(ctx context.Context, s *pipe.Stream) error {
+func (v Service) mentions(ctx context.Context, s *pipe.Stream) error {
 	var req agentpb.MentionsRequest
 	if err := s.Recv(&req); err != nil {
 		return fmt.Errorf("read request for mentions: %w", err)
 	}
-	found, err := Mentions(ctx, req.Words)
+	found, err := Mentions(ctx, req.Words, v.pace)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ type switchCall struct {
 
 	serial, run, step, is string
 	yes                   bool
+	supposed              bool // the plan is of the day after a cutover
 	params                switchover.Params
 }
 
@@ -158,6 +159,9 @@ func (s *switchCall) newPlan(ctx context.Context) (*runbook.Plan, error) {
 	state, err := s.world.State.Load()
 	if err != nil {
 		return nil, err
+	}
+	if s.supposed {
+		state = switchover.Moved(s.e, state, s.params.Members)
 	}
 	s.params.Now = time.Now()
 	seen, err := s.look(ctx)

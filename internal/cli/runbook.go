@@ -350,6 +350,7 @@ func (w *writer) planOf(ctx context.Context, kind string, selected []dr.ServerNa
 	if kind == switchover.Failover {
 		s.params.Force = true // the plan is for the day on which the source does not answer
 	}
+	s.supposed = kind == switchover.Failback
 	if _, err := os.Stat(w.e.Target.Store); err != nil {
 		return nil, nil, dr.WithHint(errors.New("there is no store yet"), "leeward replicate makes it")
 	}

@@ -3,6 +3,7 @@ package switchover
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -65,6 +66,16 @@ func PlanFailback(e *config.Estate, st *State, _ Seen, p Params) (*runbook.Plan,
 		b.add(b.reverse(name, Forward))
 	}
 	return b.plan, b.plan.Check()
+}
+
+// Moved is the state that a cutover of members would leave, of those that it would move.
+func Moved(e *config.Estate, st *State, members []string) *State {
+	m, _ := chosen(e, st, Params{Members: members}, Source)
+	after := &State{Format: stateFormat, Token: st.Token + 1, Members: maps.Clone(st.Members)}
+	for _, name := range m.all {
+		after.Set(name, Member{Primary: Target, Token: after.Token, By: Cutover})
+	}
+	return after
 }
 
 // mayGoHome refuses what is not primary at the target, and servers that have no home.

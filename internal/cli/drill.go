@@ -21,6 +21,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/protect"
 	"github.com/leeward-dr/leeward/internal/replica"
+	"github.com/leeward-dr/leeward/internal/report"
 	"github.com/leeward-dr/leeward/internal/vm"
 )
 
@@ -36,7 +37,9 @@ type drillResult struct {
 	Started  time.Time      `json:"started"`
 	Duration time.Duration  `json:"duration_ns"`
 	Dir      string         `json:"dir"` // serial logs and pictures
+	Estate   string         `json:"estate"`
 	Servers  []drill.Result `json:"servers"`
+	Groups   []drillGroup   `json:"groups,omitempty"`
 }
 
 type drillFlags struct {
@@ -111,7 +114,7 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	res := &drillResult{
-		Version: 1, Started: c.started.UTC(),
+		Version: 1, Started: c.started.UTC(), Estate: e.Name,
 		Dir: filepath.Join(s.Dir(), drillsDir, string(dr.NewPointID(c.started))),
 	}
 	p := c.startProgress("drill", names)
@@ -144,6 +147,7 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	pick.settle(ctx, results)
 	res.Servers = inOrder(names, append(missing, results...))
 	res.Duration = time.Since(c.started)
+	res.Groups = groupResults(e, res.Servers)
 	return res, errors.Join(recordDrill(s, res), proofErr)
 }
 
@@ -202,6 +206,9 @@ func recordDrill(s *replica.Store, res *drillResult) error {
 	if err := os.MkdirAll(res.Dir, 0o755); err != nil {
 		return fmt.Errorf("record drill: %w", err)
 	}
+	if err := report.Write(res.Dir, drillPage(res), res, 0o644); err != nil {
+		return fmt.Errorf("record drill: %w", err)
+	}
 	if err := atomicfile.Write(filepath.Join(res.Dir, drillFile), append(b, '\n'), 0o644); err != nil {
 		return fmt.Errorf("record drill: %w", err)
 	}
@@ -239,19 +246,18 @@ func lastDrills(dir string) map[dr.ServerName]drill.Result {
 }
 
 func renderDrill(w io.Writer, res *drillResult) {
-	t := table{right: map[int]bool{4: true, 5: true, 6: true}}
-	t.row("server", "verdict", "firmware", "run by", "to proof", "took", "checks", "recovery point")
+	t := table{right: map[int]bool{4: true, 5: true, 6: true, 7: true, 8: true, 9: true}}
+	t.row("server", "verdict", "firmware", "run by", "clone", "adapt", "boot", "probe", "took", "checks", "recovery point")
 	var parts []dr.Outcome
 	for _, r := range res.Servers {
-		proof := "-"
-		if r.TimeToProof > 0 {
-			proof = span(r.TimeToProof)
-		}
-		t.row(string(r.Server), drillVerdict(r), dash(string(r.Firmware)), dash(string(r.Accelerator)), proof, span(r.Took), checksWord(r), dash(string(r.Point)))
+		h := r.Phases
+		t.row(string(r.Server), drillVerdict(r), dash(string(r.Firmware)), dash(string(r.Accelerator)), spanOrDash(h.Clone), spanOrDash(h.Adapt),
+			spanOrDash(h.Boot), spanOrDash(h.Probe), span(r.Took), checksWord(r), dash(string(r.Point)))
 		parts = append(parts, r.Outcome)
 	}
 	fmt.Fprintln(w)
 	t.print(w, "")
+	renderGroups(w, res.Groups)
 	renderProbes(w, res.Servers)
 	for _, r := range res.Servers {
 		renderServerDrill(w, r)
@@ -259,7 +265,21 @@ func renderDrill(w io.Writer, res *drillResult) {
 	for _, l := range drillNotes(res.Servers) {
 		fmt.Fprintf(w, "\n%s\n", l)
 	}
-	fmt.Fprintf(w, "\n%s in %s; logs and pictures in %s\n", strings.Replace(tally(parts), " done", " proven by booting", 1), span(res.Duration), res.Dir)
+	fmt.Fprintf(w, "\n%s in %s; report: %s\n", strings.Replace(tally(parts), " done", " proven by booting", 1), span(res.Duration), filepath.Join(res.Dir, report.HTMLFile))
+}
+
+// renderGroups lists what servers that recover together took.
+func renderGroups(w io.Writer, groups []drillGroup) {
+	if len(groups) == 0 {
+		return
+	}
+	t := table{right: map[int]bool{2: true}}
+	t.row("group", "verdict", "achieved RTO", "last one")
+	for _, g := range groups {
+		t.row(g.Name, groupVerdict(g), spanOrDash(g.RTO), dash(string(g.Last)))
+	}
+	fmt.Fprintln(w)
+	t.print(w, "")
 }
 
 func dash(s string) string { return choose(s == "", "-", s) }

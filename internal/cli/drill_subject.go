@@ -209,7 +209,7 @@ func (c *chosen) settle(ctx context.Context, results []drill.Result) {
 		if d == nil {
 			continue
 		}
-		r.Digests = d
+		r.Digests, r.Phases.Check = d, d.Took
 		d.Untouched, d.Replica = c.untouched(ctx, r)
 	}
 }

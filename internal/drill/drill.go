@@ -213,7 +213,7 @@ func (d *drills) one(ctx context.Context, i int) *turn {
 	if d.o.StopEarly && d.anyFailed() {
 		return t
 	}
-	r.Cause = ""
+	r.Cause, r.Began = "", t.began.UTC()
 	if note := d.lacking(i); note != "" {
 		r.Notes = append(r.Notes, note)
 	}
@@ -225,6 +225,7 @@ func (d *drills) one(ctx context.Context, i int) *turn {
 		d.mu.Unlock()
 	}
 	r.Took = time.Since(t.began)
+	r.Phases = phasesOf(r.Steps, r.Took)
 	d.o.Progress(Update{Server: t.s.Server, Step: StepDone, After: r.Took, Result: r})
 	return t
 }

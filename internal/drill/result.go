@@ -57,6 +57,8 @@ type Result struct {
 	Bubble      *bubble.Figures `json:"bubble,omitempty"` // the network it was in; nil without root
 	SerialLog   string          `json:"serial_log,omitempty"`
 	Screenshot  string          `json:"screenshot,omitempty"`
+	Began       time.Time       `json:"began,omitzero"`
+	Phases      Phases          `json:"phases"`            // of the last attempt
 	Refused     bool            `json:"refused,omitempty"` // not booted: the point is not as it was made
 	Digests     *Digests        `json:"digests,omitempty"` // of the point, before the boot and after
 	Guest       *agentpb.Facts  `json:"-"`                 // what the machine reported of itself
@@ -86,4 +88,44 @@ type Digests struct {
 	Point       string        `json:"point"`     // digest of the point, see docs/formats.md
 	Untouched   Check         `json:"untouched"` // the point, after the drill
 	Replica     Check         `json:"replica"`   // the replica, after the drill
+}
+
+// Phases are what the time of a drill went to: the achieved RTO, step by step. A phase that
+// was not reached is 0.
+type Phases struct {
+	Check time.Duration `json:"check_ns"` // of the point against its catalogs, before the server's turn
+	Clone time.Duration `json:"clone_ns"`
+	Adapt time.Duration `json:"adapt_ns"`
+	Boot  time.Duration `json:"boot_ns"`  // from power-on to the login prompt
+	Probe time.Duration `json:"probe_ns"` // from there until every check and probe held
+}
+
+// Widen takes the longer of each phase.
+func (p *Phases) Widen(o Phases) {
+	p.Check, p.Clone, p.Adapt = max(p.Check, o.Check), max(p.Clone, o.Clone), max(p.Adapt, o.Adapt)
+	p.Boot, p.Probe = max(p.Boot, o.Boot), max(p.Probe, o.Probe)
+}
+
+// phasesOf tells the phases from the steps of a drill that ended after took.
+func phasesOf(steps []Step, took time.Duration) (p Phases) {
+	at := map[string]time.Duration{}
+	for _, s := range steps {
+		at[s.Name] = s.After // the last attempt's stand
+	}
+	until := func(from string, to ...string) time.Duration {
+		begin, ok := at[from]
+		if !ok {
+			return 0
+		}
+		for _, t := range to {
+			if end, ok := at[t]; ok && end >= begin {
+				return end - begin
+			}
+		}
+		return max(0, took-begin)
+	}
+	login := string(vm.SignLogin)
+	p.Clone, p.Adapt = until(StepClone, StepAdapt), until(StepAdapt, StepBoot)
+	p.Boot, p.Probe = until(StepBoot, login), until(login)
+	return p
 }

@@ -60,6 +60,7 @@ var order = []string{
 	"internal/remote",
 	"internal/agent/agentpb",
 	"internal/agent/procfs",
+	"internal/report",
 	"internal/pipe",
 	"internal/btrfs",
 	"internal/fsinfo",
@@ -74,6 +75,7 @@ var order = []string{
 var only = map[string][]string{
 	"internal/config":                  {"internal/dr"},
 	"lab":                              {"internal/pipe", "internal/fsinfo", "internal/mountns", "internal/atomicfile", "internal/retry"},
+	"internal/report":                  {"internal/atomicfile"},
 	"internal/runbook":                 {"internal/atomicfile", "internal/dr"},
 	"internal/forecast":                {},
 	"internal/discover/inventory":      {},

@@ -1,17 +1,21 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/forecast"
 	"github.com/leeward-dr/leeward/internal/protect"
 )
 
 // renderForecast says when everything is safe, and how that stands to the deadline.
 func renderForecast(w io.Writer, res *protect.PlanResult, now time.Time) {
+	defer renderSimulations(w, res)
 	f := res.Forecast
 	if f == nil {
 		fmt.Fprintln(w, "Safe: no forecast, for nothing could be measured")
@@ -32,6 +36,67 @@ func renderForecast(w io.Writer, res *protect.PlanResult, now time.Time) {
 	if r := res.Rescue; r != nil {
 		renderRescue(w, r)
 	}
+}
+
+// wonder is a change that a person asks about, with the words for it.
+type wonder struct {
+	forecast.WhatIf
+	text string
+}
+
+// parseWonder reads link=RATE,servers=+N,start=+SPAN, of which any may be left out.
+func parseWonder(text string) (w wonder, err error) {
+	w.text = text
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+		switch key {
+		case "link":
+			var r config.Rate
+			if r, err = config.ParseRate(value); err == nil && r == 0 {
+				err = errors.New("link=none: want a rate")
+			}
+			w.Link = float64(r)
+		case "servers":
+			w.More, err = strconv.Atoi(strings.TrimPrefix(value, "+"))
+			if err != nil || w.More < 1 || w.More > mostServers {
+				err = fmt.Errorf("servers=%s: want how many more, from +1 to +%d", value, mostServers)
+			}
+		case "start":
+			if w.Later, err = time.ParseDuration(strings.TrimPrefix(value, "+")); err != nil || w.Later <= 0 {
+				err = fmt.Errorf("start=%s: want by how much later, as in +6h", value)
+			}
+		default:
+			err = fmt.Errorf("%q: want link=RATE, servers=+N or start=+SPAN, as in link=50 Mbit/s,start=+6h", part)
+		}
+		if err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+// mostServers is how many more servers can be wondered about.
+const mostServers = 10_000
+
+// renderSimulations says what would become of it otherwise.
+func renderSimulations(w io.Writer, res *protect.PlanResult) {
+	for _, s := range res.Simulated {
+		fmt.Fprintf(w, "If %s: all safe likely in %s, 19 of 20 in %s, %s on the wire%s\n", s.What, rough(s.Forecast.Safe.P50), rough(s.Forecast.Safe.P95),
+			size(int64(s.Forecast.Wire.P50)), verdictWords(s.Verdict))
+		if s.Rescue != nil {
+			renderRescue(w, s.Rescue)
+		}
+	}
+}
+
+func verdictWords(v *forecast.Verdict) string {
+	switch {
+	case v == nil:
+		return ""
+	case v.Fits:
+		return fmt.Sprintf("; in time, with %s to spare", rough(v.Margin))
+	}
+	return fmt.Sprintf("; TOO LATE by %s", rough(-v.Margin))
 }
 
 func clock(t time.Time) string { return t.Format("Mon 2 Jan 2006 15:04 -07:00") }

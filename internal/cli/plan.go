@@ -15,6 +15,12 @@ import (
 
 func runPlan(ctx context.Context, c *call) error {
 	deadline := c.flags.String("deadline", "", "judge the estimate against `T`, a time such as 2017-09-10T12:00:00-04:00 or a span such as 96h")
+	var wonders []wonder
+	c.flags.Func("simulate", "forecast under a `CHANGE` as well: link=RATE, servers=+N, start=+SPAN, joined by commas; may be given again", func(s string) error {
+		w, err := parseWonder(s)
+		wonders = append(wonders, w)
+		return err
+	})
 	names, err := c.parse()
 	if err != nil {
 		return err
@@ -41,6 +47,11 @@ func runPlan(ctx context.Context, c *call) error {
 		return err
 	}
 	now := time.Now()
+	for _, w := range wonders {
+		if s, ok := res.Simulate(w.text, w.WhatIf, now); ok {
+			res.Simulated = append(res.Simulated, s)
+		}
+	}
 	return c.done(planCode(res), res, func(w io.Writer) { renderPlan(w, e, res, now) })
 }
 

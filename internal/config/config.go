@@ -105,6 +105,7 @@ type Server struct {
 	IncludeExcluded []string // built-in patterns to carry all the same
 	SSH             SSH
 	Limits          Limits
+	Priority        int      // what has the lower number is carried first where not all is in time
 	Quiesce         *Quiesce // how its applications stand still; nil: nothing is to be done
 	Fence           *Work    // makes it unable to write, from without; nil: its units are masked
 	Line            int      // in the file
@@ -153,6 +154,7 @@ type Database struct {
 	// CopyInstance has accounts, jobs and what else lives outside the database made at
 	// the target; they are only listed otherwise.
 	CopyInstance bool
+	Priority     int   // as of a server
 	Fence        *Work // makes the source unable to write at a failover, from without; nil: a person's word is asked
 	Line         int
 }

@@ -11,13 +11,14 @@ import (
 
 func (r *reader) databases(n *yaml.Node, e *Estate) {
 	r.each("databases", n, func(i int, n *yaml.Node) {
-		d := Database{Mode: "logical", Capture: "auto", Line: n.Line}
+		d := Database{Priority: defaultPriority, Mode: "logical", Capture: "auto", Line: n.Line}
 		r.mapping(label("database", i, n), n, []field{
 			{"name", true, func(w string, n *yaml.Node) { d.Name = r.name(w, n) }},
 			{"engine", true, func(w string, n *yaml.Node) { d.Engine = r.choice(w, n, "mssql", "postgres", "mariadb") }},
 			{"mode", false, func(w string, n *yaml.Node) { d.Mode = r.choice(w, n, "logical", "physical") }},
 			{"capture", false, func(w string, n *yaml.Node) { d.Capture = r.choice(w, n, "auto", "change-tracking", "triggers") }},
 			{"instance", false, func(w string, n *yaml.Node) { d.CopyInstance = r.choice(w, n, "list", "copy") == "copy" }},
+			{"priority", false, func(w string, n *yaml.Node) { d.Priority = r.integer(w, n, 1, mostPriority) }},
 			{"tables", false, func(w string, n *yaml.Node) { d.Tables = r.tables(w, n) }},
 			{"fence", false, func(w string, n *yaml.Node) { d.Fence = r.fence(w, n, &Work{}) }},
 			{"source", true, func(w string, n *yaml.Node) { d.Source = r.endpoint(w, n) }},

@@ -12,6 +12,12 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 )
 
+// Priorities are whole numbers; the lower goes first.
+const (
+	defaultPriority = 50
+	mostPriority    = 100
+)
+
 // servers reads the list of servers; the source's settings are known by then.
 func (r *reader) servers(n *yaml.Node, e *Estate) {
 	r.each("servers", n, func(i int, n *yaml.Node) {
@@ -30,7 +36,7 @@ func label(what string, i int, n *yaml.Node) string {
 }
 
 func (r *reader) server(where string, n *yaml.Node, from Source) Server {
-	s := Server{Capture: Files, SSH: from.SSH, Limits: from.Limits, Line: n.Line}
+	s := Server{Capture: Files, Priority: defaultPriority, SSH: from.SSH, Limits: from.Limits, Line: n.Line}
 	r.mapping(where, n, []field{
 		{"name", true, func(w string, n *yaml.Node) { s.Name = dr.ServerName(r.name(w, n)) }},
 		{"host", false, func(w string, n *yaml.Node) { s.Host = r.word(w, n) }},
@@ -54,6 +60,7 @@ func (r *reader) server(where string, n *yaml.Node, from Source) Server {
 			f := &Work{}
 			s.Fence = r.fence(w, n, f, field{"undo", false, func(w string, n *yaml.Node) { f.Undo, _ = r.text(w, n) }})
 		}},
+		{"priority", false, func(w string, n *yaml.Node) { s.Priority = r.integer(w, n, 1, mostPriority) }},
 		{"limits", false, func(w string, n *yaml.Node) { r.limits(w, n, &s.Limits) }},
 	})
 	if s.Host == "" {

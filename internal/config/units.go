@@ -23,6 +23,9 @@ var rateUnits = []struct {
 
 var rateRE = regexp.MustCompile(`^([0-9]{1,12}(?:\.[0-9]{1,6})?) *([A-Za-z/]*)$`)
 
+// ParseRate reads a rate such as 200 Mbit/s or 50 MB/s.
+func ParseRate(s string) (Rate, error) { return parseRate(s) }
+
 // parseRate reads 200 Mbit/s, 50MB/s and the like; "none" is no limit.
 func parseRate(s string) (Rate, error) {
 	if s == "none" {

@@ -126,6 +126,10 @@ func (p *planner) sample(ctx context.Context, step int64) error {
 // reckon makes the forecast.
 func (r *PlanResult) reckon(planners []*planner, index *chunk.Index, now time.Time) {
 	share := shares(planners, index)
+	priorities := map[string]int{}
+	for _, p := range planners {
+		priorities[string(p.server.Name)] = p.server.Priority
+	}
 	in := forecast.Input{Link: forecast.Within(float64(r.Measured), slower)}
 	var at []int // the server of each item
 	for i, p := range planners {
@@ -136,10 +140,16 @@ func (r *PlanResult) reckon(planners []*planner, index *chunk.Index, now time.Ti
 	}
 	for i := range r.Rows {
 		if item, ok := r.Rows[i].item(); ok {
+			item.Priority = r.Rows[i].priority
 			in.Items = append(in.Items, item)
 		}
 	}
-	if len(in.Items) == 0 || r.Measured <= 0 {
+	for i := range in.Items {
+		if p, ok := priorities[in.Items[i].Name]; ok {
+			in.Items[i].Priority = p
+		}
+	}
+	if r.input = in; len(in.Items) == 0 || r.Measured <= 0 {
 		return
 	}
 	f := forecast.Make(in)
@@ -155,6 +165,34 @@ func (r *PlanResult) reckon(planners []*planner, index *chunk.Index, now time.Ti
 		rescue := forecast.Save(in, r.Deadline.Sub(now))
 		r.Rescue = &rescue
 	}
+}
+
+// Simulation is a forecast of the same estate under a change that somebody wonders about.
+type Simulation struct {
+	What     string            `json:"what"` // in the words it was asked for
+	Forecast forecast.Forecast `json:"forecast"`
+	Verdict  *forecast.Verdict `json:"verdict,omitempty"`
+	Rescue   *forecast.Rescue  `json:"rescue,omitempty"`
+}
+
+// Simulate forecasts under a change. false means that there is nothing to reckon with: the
+// link, or all that is to be carried, could not be measured.
+func (r *PlanResult) Simulate(what string, w forecast.WhatIf, now time.Time) (Simulation, bool) {
+	if r.Forecast == nil && (w.Link == 0 || len(r.input.Items) == 0) {
+		return Simulation{}, false
+	}
+	in := w.In(r.input)
+	s := Simulation{What: what, Forecast: forecast.Make(in)}
+	if r.Deadline.IsZero() {
+		return s, true
+	}
+	start := now.Add(w.Later)
+	v := s.Forecast.Against(start, r.Deadline)
+	if s.Verdict = &v; !v.Fits {
+		rescue := forecast.Save(in, r.Deadline.Sub(start))
+		s.Rescue = &rescue
+	}
+	return s, true
 }
 
 // shares tells of each chunk how much of it a server brings: nothing of what a replica

@@ -9,6 +9,7 @@ import (
 	"github.com/leeward-dr/leeward/internal/chunk"
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/dr"
+	"github.com/leeward-dr/leeward/internal/forecast"
 	"github.com/leeward-dr/leeward/internal/tree"
 )
 
@@ -134,6 +135,7 @@ func TestReckon(t *testing.T) {
 			samples: []*tree.Sample{{Entries: 1000, Bytes: 200e6, Pieces: pieces, Read: 2e6, Busy: 20 * time.Millisecond}}}
 	}
 	again := &planner{server: &config.Server{Name: "old1"}, src: &source{}, plan: &ServerPlan{Bytes: 1e9}, known: true, past: []int64{2e6, 4e6}}
+	again.server.Priority = 1
 	away := &planner{server: &config.Server{Name: "gone1"}, plan: &ServerPlan{}}
 	planners := []*planner{first("web1", piece("common"), piece("web")), first("app1", piece("common"), piece("app")), again, away}
 	r := &PlanResult{Measured: 10e6, Servers: make([]ServerPlan, len(planners)), Deadline: time.Unix(1000, 0), Rows: []RowsPlan{
@@ -155,6 +157,19 @@ func TestReckon(t *testing.T) {
 	}
 	if r.Verdict == nil || r.Verdict.Fits || r.Rescue == nil || len(r.Rescue.Leave) == 0 || r.Rescue.Link <= 1 {
 		t.Errorf("twenty seconds are not enough: %+v, %+v", r.Verdict, r.Rescue)
+	}
+	if first := r.Rescue.Carry[0].Name; first != "shop" { // which has priority 0 here
+		t.Errorf("first is %s", first)
+	}
+	s, ok := r.Simulate("link=800Mbit/s", forecast.WhatIf{Link: 100e6}, time.Unix(980, 0))
+	if !ok || s.Forecast.Safe.P50 >= r.Forecast.Safe.P50 || s.Verdict == nil {
+		t.Errorf("with ten times the link: %+v", s)
+	}
+	if s, ok = r.Simulate("start=+1h", forecast.WhatIf{Later: time.Hour}, time.Unix(980, 0)); !ok || s.Verdict.Margin >= r.Verdict.Margin-time.Hour+time.Second {
+		t.Errorf("an hour later: %+v, now %+v", s.Verdict, r.Verdict)
+	}
+	if _, ok = (&PlanResult{}).Simulate("", forecast.WhatIf{More: 1}, time.Now()); ok {
+		t.Error("nothing measured, and yet a forecast")
 	}
 }
 

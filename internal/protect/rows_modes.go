@@ -97,7 +97,7 @@ func logicalMode(a *rowsync.Assessment, pace int64) ModePlan {
 
 // planStandby looks at both ends of a physical copy.
 func (o *Options) planStandby(ctx context.Context, db *config.Database, store string) (res RowsPlan) {
-	res = RowsPlan{Database: db.Name, Engine: db.Engine, Mode: physical}
+	res = RowsPlan{Database: db.Name, Engine: db.Engine, Mode: physical, priority: db.Priority}
 	begun := time.Now()
 	var m meter
 	m.begin(o.Progress, dr.ServerName(db.Name))

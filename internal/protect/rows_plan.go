@@ -13,6 +13,7 @@ import (
 
 // RowsPlan is the plan for one database that is replicated by itself.
 type RowsPlan struct {
+	priority  int
 	Database  string      `json:"database"`
 	Engine    string      `json:"engine"`
 	Mode      string      `json:"mode"` // as configured: logical or physical
@@ -48,7 +49,7 @@ func (o *Options) planRows(ctx context.Context, db *config.Database, store strin
 	if db.Mode == physical {
 		return o.planStandby(ctx, db, store)
 	}
-	res = RowsPlan{Database: db.Name, Engine: db.Engine, Mode: db.Mode}
+	res = RowsPlan{Database: db.Name, Engine: db.Engine, Mode: db.Mode, priority: db.Priority}
 	begun := time.Now()
 	err := withRows(ctx, db, store, o.Progress, func(r *rowsync.Replicator) error {
 		got, err := r.Assess(ctx)

@@ -62,6 +62,10 @@ type PlanResult struct {
 	Forecast *forecast.Forecast `json:"forecast,omitempty"`
 	Verdict  *forecast.Verdict  `json:"verdict,omitempty"`
 	Rescue   *forecast.Rescue   `json:"rescue,omitempty"`
+	// Simulated are forecasts under changes that were asked for.
+	Simulated []Simulation `json:"simulated,omitempty"`
+
+	input forecast.Input
 }
 
 // TargetSpace compares what the store will need with what is free there.

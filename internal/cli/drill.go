@@ -119,7 +119,8 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	}
 	p := c.startProgress("drill", names)
 	defer p.Close()
-	pick := &chosen{store: s, work: work, flags: f, progress: p.Report}
+	steps := &trails{}
+	pick := &chosen{store: s, work: work, flags: f, progress: p.Report, trails: steps}
 	pick.choose(ctx, names)
 	subjects, missing := pick.subjects, pick.missing
 	for _, m := range missing {
@@ -134,7 +135,7 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 		Outside:  outside(e),
 		Parallel: f.parallel, Timeout: f.timeout, Firmware: vm.Firmware(f.firmware), Accelerator: vm.Accel(e.Target.Accelerator),
 		WorkDir: filepath.Join(work, "machines"), ResultDir: res.Dir,
-		Progress: func(u drill.Update) { p.Report(drillProgress(u)) },
+		Progress: func(u drill.Update) { p.Report(steps.drillProgress(u)) },
 	}
 	if f.keep {
 		o.Keep = func(ctx context.Context, open []drill.Open) { c.keepOpen(ctx, work, open) }
@@ -149,17 +150,6 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	res.Duration = time.Since(c.started)
 	res.Groups = groupResults(e, res.Servers)
 	return res, errors.Join(recordDrill(s, res), proofErr)
-}
-
-func drillProgress(u drill.Update) protect.Progress {
-	p := protect.Progress{Server: u.Server, Phase: u.Step}
-	if u.Result != nil {
-		p.Finished = true
-		if u.Result.Outcome != dr.Done {
-			p.Err = errors.New(u.Result.Cause)
-		}
-	}
-	return p
 }
 
 // inOrder sorts results as the estate has the servers.
@@ -248,12 +238,10 @@ func lastDrills(dir string) map[dr.ServerName]drill.Result {
 func renderDrill(w io.Writer, res *drillResult) {
 	t := table{right: map[int]bool{4: true, 5: true, 6: true, 7: true, 8: true, 9: true}}
 	t.row("server", "verdict", "firmware", "run by", "clone", "adapt", "boot", "probe", "took", "checks", "recovery point")
-	var parts []dr.Outcome
 	for _, r := range res.Servers {
 		h := r.Phases
 		t.row(string(r.Server), drillVerdict(r), dash(string(r.Firmware)), dash(string(r.Accelerator)), spanOrDash(h.Clone), spanOrDash(h.Adapt),
 			spanOrDash(h.Boot), spanOrDash(h.Probe), span(r.Took), checksWord(r), dash(string(r.Point)))
-		parts = append(parts, r.Outcome)
 	}
 	fmt.Fprintln(w)
 	t.print(w, "")
@@ -265,7 +253,22 @@ func renderDrill(w io.Writer, res *drillResult) {
 	for _, l := range drillNotes(res.Servers) {
 		fmt.Fprintf(w, "\n%s\n", l)
 	}
-	fmt.Fprintf(w, "\n%s in %s; report: %s\n", strings.Replace(tally(parts), " done", " proven by booting", 1), span(res.Duration), filepath.Join(res.Dir, report.HTMLFile))
+	fmt.Fprintf(w, "\n%s in %s; report: %s\n", drillTally(res.Servers), span(res.Duration), filepath.Join(res.Dir, report.HTMLFile))
+}
+
+// drillTally counts what is proven: servers, or points where a server has two of them.
+func drillTally(results []drill.Result) string {
+	var parts []dr.Outcome
+	refused := false
+	for _, r := range results {
+		parts = append(parts, r.Outcome)
+		refused = refused || r.Refused
+	}
+	text := strings.Replace(tally(parts), " done", " proven by booting", 1)
+	if refused {
+		text = strings.Replace(text, " server", " point", 1)
+	}
+	return text
 }
 
 // renderGroups lists what servers that recover together took.

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/config"
@@ -95,7 +94,7 @@ func drillPage(res *drillResult) *report.Page {
 		}
 		p.Sections = append(p.Sections, drillSection(res, r))
 	}
-	p.Title = strings.Replace(tally(parts), " done", " proven by booting", 1)
+	p.Title = drillTally(res.Servers)
 	if slices.ContainsFunc(parts, func(o dr.Outcome) bool { return o != dr.Done }) {
 		p.Mood = report.Bad
 	}

@@ -26,6 +26,7 @@ type chosen struct {
 	work     string // where the clones are made
 	flags    drillFlags
 	progress func(protect.Progress)
+	trails   *trails
 	slots    chan struct{} // bounds how many points are checked at once
 
 	mu       sync.Mutex // guards what follows
@@ -142,7 +143,8 @@ func (c *chosen) point(ctx context.Context, p *replica.Point) (*drill.Subject, *
 	c.slots <- struct{}{}
 	defer func() { <-c.slots }()
 	name := p.Manifest.Server
-	c.progress(protect.Progress{Server: name, Phase: "check", Started: time.Now()})
+	c.progress(protect.Progress{Server: name, Phase: "check", Trail: c.trails.mark(name, "check")})
+	defer func() { c.progress(protect.Progress{Server: name, Phase: "wait", Trail: c.trails.mark(name, "wait")}) }()
 	facts, err := p.Facts()
 	if err != nil {
 		return nil, nil, err

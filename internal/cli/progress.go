@@ -91,8 +91,11 @@ func board(s snapshot, now time.Time, width, height int, st style) []string {
 		nameWidth = max(nameWidth, len(v.Server))
 	}
 	nameWidth = min(nameWidth, max(8, width/4))
+	spare := height - 2 - len(show)
 	for _, v := range show {
 		lines = append(lines, serverLine(v, nameWidth, width, st))
+		trail := trailLines(v, now, width, spare/max(1, busyIn(show)), st)
+		lines = append(lines, trail...)
 	}
 	if len(hidden) > 0 {
 		lines = append(lines, cut("  "+more(hidden), width))
@@ -111,6 +114,10 @@ func ascii(line string) string {
 		switch {
 		case c == '…':
 			return '~'
+		case c == '├':
+			return '|'
+		case c == '└':
+			return '`'
 		case c > 0x7e:
 			return '?'
 		}

@@ -211,25 +211,30 @@ volatile, may differ: /var/log/**
 }
 
 func sampleDrill(dir string) *drillResult {
-	return &drillResult{Version: 1, Started: epoch, Duration: 2 * time.Minute, Dir: "/srv/leeward/drills/x", Servers: []drill.Result{
-		{
-			Server: "web1", Point: "20170906T030000.000Z", Outcome: dr.Done, Firmware: "bios", Accelerator: "tcg", TimeToProof: 43 * time.Second, Took: 62 * time.Second,
-			Checks: []drill.Check{{Name: "login prompt", Outcome: dr.Done}}, Screenshot: filepath.Join(dir, "web1.png"),
-			Notes: []string{"no AVX-512"}, HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
-		},
-		{
-			Server: "db1", Point: "20170906T030001.000Z", Outcome: dr.NotDone, Firmware: "uefi", Accelerator: "tcg", Took: 90 * time.Second,
-			Checks: []drill.Check{{Name: "ports", Outcome: dr.NotDone, Detail: "5432 is not open"}}, Cause: "1 check failed", Hint: "look at the log", SerialLog: "/srv/db1.log",
-			HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
-		},
-	}}
+	return &drillResult{Version: 1, Started: epoch, Duration: 2 * time.Minute, Dir: "/srv/leeward/drills/x",
+		Groups: []drillGroup{{Name: "all", Outcome: dr.NotDone, Servers: []dr.ServerName{"web1", "db1"}}}, Servers: []drill.Result{
+			{
+				Server: "web1", Point: "20170906T030000.000Z", Outcome: dr.Done, Firmware: "bios", Accelerator: "tcg", TimeToProof: 43 * time.Second, Took: 62 * time.Second,
+				Phases: drill.Phases{Clone: 100 * time.Millisecond, Adapt: 2 * time.Second, Boot: 40 * time.Second, Probe: 3 * time.Second},
+				Checks: []drill.Check{{Name: "login prompt", Outcome: dr.Done}}, Screenshot: filepath.Join(dir, "web1.png"),
+				Notes: []string{"no AVX-512"}, HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
+			},
+			{
+				Server: "db1", Point: "20170906T030001.000Z", Outcome: dr.NotDone, Firmware: "uefi", Accelerator: "tcg", Took: 90 * time.Second,
+				Checks: []drill.Check{{Name: "ports", Outcome: dr.NotDone, Detail: "5432 is not open"}}, Cause: "1 check failed", Hint: "look at the log", SerialLog: "/srv/db1.log",
+				HeldBack: []drill.HeldBack{{Arg: "norandmaps", What: "random addresses"}},
+			},
+		}}
 }
 
 func TestRenderDrill(t *testing.T) {
 	same(t, `
-server  verdict     firmware  run by  to proof   took  checks  recovery point
-web1    proven      bios      tcg          43s  1m02s  1 of 1  20170906T030000.000Z
-db1     NOT PROVEN  uefi      tcg            -  1m30s  0 of 1  20170906T030001.000Z
+server  verdict     firmware  run by  clone  adapt  boot  probe   took  checks  recovery point
+web1    proven      bios      tcg      0.1s   2.0s   40s   3.0s  1m02s  1 of 1  20170906T030000.000Z
+db1     NOT PROVEN  uefi      tcg         -      -     -      -  1m30s  0 of 1  20170906T030001.000Z
+
+group  verdict     achieved RTO  last one
+all    NOT PROVEN             -  -
 
 db1
     1 check failed
@@ -241,7 +246,7 @@ web1: note: no AVX-512
 
 held back: random addresses (norandmaps)
 
-1 of 2 servers proven by booting, 1 NOT DONE in 2m00s; logs and pictures in /srv/leeward/drills/x
+1 of 2 servers proven by booting, 1 NOT DONE in 2m00s; report: /srv/leeward/drills/x/report.html
 `, func(w io.Writer) { renderDrill(w, sampleDrill("")) })
 }
 

@@ -3,12 +3,10 @@ package cli
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/leeward-dr/leeward/internal/atomicfile"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/runbook"
 )
@@ -272,34 +270,4 @@ func renderSwitches(w io.Writer, all []runbook.Report) {
 		t.row(r.ID, strings.Join(r.Subject, ","), r.Outcome.String(), span(r.Took), choose(r.Down > 0, span(r.Down), "-"), r.Actor.User, clean(note))
 	}
 	t.print(w, "")
-}
-
-const runReportFile = "report.md"
-
-// writeRunReport writes the page of a run beside its journal.
-func writeRunReport(dir string, rep runbook.Report) error {
-	b := &strings.Builder{}
-	fmt.Fprintf(b, "# %s of %s: %s\n\nRun %s, plan %s, begun %s by %s; it took %s.\n", rep.Kind, strings.Join(rep.Subject, ", "), rep.Outcome,
-		rep.ID, rep.Serial, rep.Began.Format(time.RFC3339), rep.Actor, span(rep.Took))
-	if rep.Down > 0 {
-		fmt.Fprintf(b, "Applications stood still for %s.\n", span(rep.Down))
-	}
-	phase := ""
-	for _, s := range rep.Steps {
-		if s.Phase != phase {
-			phase = s.Phase
-			fmt.Fprintf(b, "\n## %s\n\n", phase)
-		}
-		fmt.Fprintf(b, "- **%s** (%s): %s%s\n", s.ID, s.Title, s.State, choose(s.Attempts > 0, ", "+span(s.Took), ""))
-		for _, f := range s.Facts {
-			fmt.Fprintf(b, "  - %s\n", clean(f))
-		}
-		if s.Err != "" {
-			fmt.Fprintf(b, "  - error: %s\n", clean(s.Err))
-		}
-	}
-	if err := atomicfile.Write(filepath.Join(dir, runReportFile), []byte(b.String()), 0o600); err != nil {
-		return fmt.Errorf("write the run's report: %w", err)
-	}
-	return nil
 }

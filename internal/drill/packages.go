@@ -204,7 +204,7 @@ func ComparePackages(point, guest *Packages) Check {
 	if len(wrong) > 3 {
 		wrong = append(wrong[:3:3], fmt.Sprintf("and %d more", len(wrong)-3))
 	}
-	fine := fmt.Sprintf("%d files of %d packages as at the source, %d of them digested, %d changed there and here", guest.Files, len(guest.Digests), guest.Read, known)
+	fine := fmt.Sprintf("%d files of %d packages as at the source; %d of them read whole, of which %d are changed or missing there too", guest.Files, len(guest.Digests), guest.Read, known)
 	return check(name, fine, wrong)
 }
 

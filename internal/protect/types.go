@@ -44,6 +44,13 @@ type Progress struct {
 	Finished  bool
 	Err       error
 	Note      string // what a person should know now: waiting for the link …
+	Trail     []Mark // the steps so far, the last one under way; nil where nobody tells
+}
+
+// Mark is when a step began.
+type Mark struct {
+	Step string
+	At   time.Time
 }
 
 // PlanResult is what plan found out.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,10 +67,23 @@ func outside(e *config.Estate) (out []netip.AddrPort) {
 // openFile, in a drill's scratch directory, says that it was left open on purpose.
 const openFile = "open"
 
+// openDrill is what openFile holds. With the process that is named all of it ends: what
+// is left then is the directory, which the next drill removes.
+type openDrill struct {
+	Version  int          `json:"version"`
+	PID      int          `json:"pid"`
+	Since    time.Time    `json:"since"`
+	Machines []drill.Open `json:"machines"`
+}
+
 // keepOpen says how to reach what runs and waits until somebody closes it.
 func (c *call) keepOpen(ctx context.Context, work string, open []drill.Open) {
 	mark := filepath.Join(work, openFile)
-	if err := atomicfile.Write(mark, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+	b, err := json.MarshalIndent(openDrill{Version: 1, PID: os.Getpid(), Since: time.Now().UTC(), Machines: open}, "", "  ")
+	if err == nil {
+		err = atomicfile.Write(mark, append(b, '\n'), 0o644)
+	}
+	if err != nil {
 		fmt.Fprintln(c.Err, "leeward: the drill cannot be left open:", err)
 		return
 	}

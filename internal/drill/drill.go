@@ -62,9 +62,9 @@ type Options struct {
 
 // Open is a machine that runs in its bubble.
 type Open struct {
-	Server  dr.ServerName
-	Address netip.Addr
-	Enter   string // its network namespace, for nsenter --net=
+	Server  dr.ServerName `json:"server"`
+	Address netip.Addr    `json:"address"`
+	Enter   string        `json:"enter"` // its network namespace, for nsenter --net=
 }
 
 // Update is a step of one subject.

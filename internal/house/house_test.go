@@ -28,6 +28,7 @@ const (
 // docs/design.md, "The house".
 var order = []string{
 	"bench/db",
+	"bench/drill",
 	"bench/servers",
 	"lab/e2e",
 	"cmd/leeward",

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -112,7 +111,11 @@ func (c *call) drill(ctx context.Context, e *config.Estate, names []dr.ServerNam
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	lock, err := lockScratch(work)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work), lock.Close()) }()
 	res := &drillResult{
 		Version: 1, Started: c.started.UTC(), Estate: e.Name,
 		Dir: filepath.Join(s.Dir(), drillsDir, string(dr.NewPointID(c.started))),
@@ -170,21 +173,6 @@ func longestFirst(subjects []drill.Subject, last map[dr.ServerName]drill.Result)
 		return math.MaxInt64
 	}
 	slices.SortStableFunc(subjects, func(a, b drill.Subject) int { return cmp.Compare(took(b), took(a)) })
-}
-
-// removeDeadScratch removes what drills that were killed left behind. What cannot
-// be removed now is tried again by the next drill.
-func removeDeadScratch(s *replica.Store) {
-	dirs, _ := filepath.Glob(filepath.Join(s.Dir(), "scratch", "drill-*"))
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(d), "drill-"))
-		if err != nil {
-			continue
-		}
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); errors.Is(err, os.ErrNotExist) {
-			_ = os.RemoveAll(d)
-		}
-	}
 }
 
 // recordDrill writes the result beside the logs, last, and prunes old drills.

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/atomicfile"
@@ -135,7 +134,10 @@ func (c *call) closeDrills(ctx context.Context, e *config.Estate) (err error) {
 		if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("close drill of process %d: %w", pid, err)
 		}
-		for syscall.Kill(pid, 0) == nil {
+		for drillRuns(dir) {
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				break // it removed all it had
+			}
 			if err := retry.Sleep(ctx, 100*time.Millisecond); err != nil {
 				return fmt.Errorf("close drill of process %d: wait for it: %w", pid, err)
 			}

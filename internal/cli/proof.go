@@ -41,7 +41,8 @@ func settleProofs(held []drilledPoint, results []drill.Result, name string) erro
 	for _, h := range held {
 		for _, r := range results {
 			if r.Server == h.Manifest.Server && r.Point == h.ID && r.Outcome != dr.Unknown {
-				errs = append(errs, h.SetProof(replica.Proof{Outcome: r.Outcome, At: time.Now().UTC(), Drill: name, TimeToProof: r.TimeToProof, Cause: r.Cause}))
+				errs = append(errs, h.SetProof(replica.Proof{Outcome: r.Outcome, At: time.Now().UTC(), Drill: name, TimeToProof: r.TimeToProof, Cause: r.Cause,
+					Took: r.Took, Phases: map[string]time.Duration{"clone": r.Phases.Clone, "adapt": r.Phases.Adapt, "boot": r.Phases.Boot, "probe": r.Phases.Probe}}))
 			}
 		}
 		errs = append(errs, h.release())

@@ -63,6 +63,10 @@ type Proof struct {
 	Drill       string        `json:"drill"`
 	TimeToProof time.Duration `json:"time_to_proof_ns,omitempty"`
 	Cause       string        `json:"cause,omitempty"` // why it is not proven
+	// Took is the achieved RTO: from the first step until all was proven; Phases are where
+	// it went, by name.
+	Took   time.Duration            `json:"took_ns,omitempty"`
+	Phases map[string]time.Duration `json:"phases_ns,omitempty"`
 }
 
 // SetProof records what a drill found, in place of what an earlier one did.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/leeward-dr/leeward/internal/config"
 	"github.com/leeward-dr/leeward/internal/discover/inventory"
 )
@@ -156,6 +158,19 @@ func TestHostileNames(t *testing.T) {
 	}
 	if c, err = config.Parse("leeward.yaml", []byte(merged)); err != nil || len(c.Servers) != len(nasty)+1 {
 		t.Errorf("merged: %v\n%s", err, merged)
+	}
+}
+
+func TestScalar(t *testing.T) {
+	for _, n := range append(nasty, "a, b", "x: y", "plain", "10", "0x1f", "null", "2017-09-06", " lead", "trail ", "a#b", "a #b", "[") {
+		want := strings.ToValidUTF8(n, "\uFFFD")
+		var back struct {
+			A string
+			B []string
+		}
+		if err := yaml.Unmarshal([]byte("{a: "+scalar(n)+", b: ["+scalar(n)+"]}"), &back); err != nil || back.A != want || len(back.B) != 1 || back.B[0] != want {
+			t.Errorf("%q is written as %s and read as %+v, %v", n, scalar(n), back, err)
+		}
 	}
 }
 

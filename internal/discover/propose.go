@@ -61,13 +61,14 @@ func (p *proposal) line(format string, args ...any) { fmt.Fprintf(p, format+"\n"
 
 // scalar writes s so that YAML reads it back as the text it is.
 func scalar(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	b, err := yaml.Marshal(s)
 	text := strings.TrimRight(string(b), "\n")
 	var back any
 	if err == nil && !strings.ContainsAny(text, "\n#,[]{}") && yaml.Unmarshal([]byte(text), &back) == nil && back == s {
 		return text
 	}
-	q, err := json.Marshal(strings.ToValidUTF8(s, "\uFFFD")) // JSON is YAML
+	q, err := json.Marshal(s) // JSON is YAML
 	if err != nil {
 		return `""`
 	}

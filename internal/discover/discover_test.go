@@ -295,6 +295,15 @@ func TestKeep(t *testing.T) {
 	if k, err := Kept(store); err != nil || !slices.Equal(k, []string{path}) {
 		t.Error(k, err)
 	}
+	for i := range maxKept {
+		e.At = e.At.Add(time.Minute)
+		if _, err := Keep(store, e); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if k, err := Kept(store); err != nil || len(k) != maxKept || slices.Contains(k, path) {
+		t.Errorf("%d are kept, %v", len(k), err)
+	}
 	if err := os.WriteFile(path, []byte(`{"version": 9}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,8 @@ import (
 // stamp names an inventory's file by its time; names sort by age.
 const stamp = "20060102T150405.000Z"
 
-// Keep writes an inventory into the store's directory for them, and returns its path.
+// Keep writes an inventory into the store's directory for them, and returns its path. The
+// newest maxKept stay.
 func Keep(store string, e *inventory.Estate) (string, error) {
 	dir := filepath.Join(store, "inventory")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -29,7 +30,24 @@ func Keep(store string, e *inventory.Estate) (string, error) {
 	if err := atomicfile.Write(path, append(b, '\n'), 0o600); err != nil {
 		return "", fmt.Errorf("keep inventory: %w", err)
 	}
-	return path, nil
+	return path, forget(store)
+}
+
+// maxKept is how many inventories stay; a run each night makes that three months.
+const maxKept = 100
+
+// forget removes the oldest inventories beyond those that stay.
+func forget(store string) error {
+	all, err := Kept(store)
+	if err != nil {
+		return err
+	}
+	for _, old := range all[:max(0, len(all)-maxKept)] {
+		if err := os.Remove(old); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("remove an old inventory: %w", err)
+		}
+	}
+	return nil
 }
 
 // Kept lists the inventories in a store, the newest last.

@@ -197,6 +197,11 @@ func (a *applier) commitGroup(ctx context.Context, g *group) error {
 	if err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
+	// While there is more to come, and what was landed of this is kept, nothing is lost
+	// if the target takes it back: it is applied again.
+	if d, ok := tx.(engine.Deferrer); ok && a.rd.at.segment == a.kept && a.rd.ready() {
+		d.Defer()
+	}
 	return a.commit(ctx, tx, to, g.commits, int64(len(g.changes)))
 }
 

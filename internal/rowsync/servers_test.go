@@ -323,11 +323,11 @@ func (s *server) start() error {
 	return fmt.Errorf("%s does not answer", s.k.name)
 }
 
-// restart starts a server that was killed. What it left running may hold its memory for
-// a moment, and then it does not start.
+// restart starts a server that was killed. What it left running, in sessions of its own,
+// holds its memory until it looks up from its work, and then it does not start.
 func (s *server) restart() error {
 	var err error
-	for range 40 {
+	for range 400 {
 		if err = s.start(); err == nil {
 			return nil
 		}

@@ -408,6 +408,14 @@ type Pacer interface {
 	Pace(ctx context.Context) (int64, error)
 }
 
+// Deferrer is offered by an Apply whose commit need not wait for the disk.
+type Deferrer interface {
+	// Defer has Commit return before it is durable. A crash of the target's server may
+	// then take it back, with all that was committed since, and never in part; the next
+	// commit that is not deferred makes it durable.
+	Defer()
+}
+
 // Placer is offered by ends that can tell where a large table could be sampled.
 type Placer interface {
 	// Places returns keys, in order, that cut the table into at most n parts across the

@@ -30,9 +30,16 @@ type apply struct {
 	displaced map[engine.Name]map[string]engine.Row
 	staged    map[string]bool
 	counters  map[string]string // stored by this transaction
+	deferred  bool              // Commit does not wait for the disk
 }
 
-var _ engine.Apply = (*apply)(nil)
+var (
+	_ engine.Apply    = (*apply)(nil)
+	_ engine.Deferrer = (*apply)(nil)
+)
+
+// Defer implements engine.Deferrer.
+func (a *apply) Defer() { a.deferred = true }
 
 func (a *apply) shape(ctx context.Context, n engine.Name) (*shape, error) {
 	if s := a.shapes[n]; s != nil {

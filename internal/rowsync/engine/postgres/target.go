@@ -281,12 +281,19 @@ func (a *apply) Commit(ctx context.Context, to engine.State) (engine.State, erro
 		at = strconv.FormatInt(to.SourceTime.UnixMicro(), 10)
 		to.SourceTime = time.UnixMicro(to.SourceTime.UnixMicro()).UTC()
 	}
+	wait := ""
+	if a.deferred {
+		wait = "SET LOCAL synchronous_commit = off; "
+	}
 	// The row is ours since Begin; were it not as it was, the division would tell.
-	res, err := a.c.Exec(ctx, fmt.Sprintf(`UPDATE leeward.stream SET pos = %s, phase = %s, until = %s, epoch = %s, fingerprint = %s,
+	res, err := a.c.Exec(ctx, wait+fmt.Sprintf(`UPDATE leeward.stream SET pos = %s, phase = %s, until = %s, epoch = %s, fingerprint = %s,
 		source_time = %s, serial = CASE WHEN serial = %d THEN %d ELSE 1 / (serial - serial) END WHERE stream = %s; COMMIT`,
 		literal(string(to.Pos)), literal(string(to.Phase)), literal(string(to.Until)), literal(to.Epoch), literal(to.Fingerprint),
 		at, a.from.Serial, to.Serial, literal(to.Stream))).ReadAll()
 	err = mend(err)
+	if a.deferred && len(res) > 0 {
+		res = res[1:]
+	}
 	if err == nil && (len(res) != 2 || res[0].CommandTag.RowsAffected() != 1 || !strings.HasPrefix(res[1].CommandTag.String(), "COMMIT")) {
 		err = engine.ErrConflict
 	}

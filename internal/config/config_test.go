@@ -76,17 +76,17 @@ func TestParseWhole(t *testing.T) {
 		Seeds:    []string{"/srv/clones/dev-web.qcow2", "/etc/lw/clones/tree"},
 		Deadline: time.Date(2017, 9, 10, 16, 0, 0, 0, time.UTC),
 		Servers: []Server{
-			{Name: "web1", Host: "10.10.0.11", Capture: Files, SSH: ssh, Limits: limits, Line: 19},
+			{Name: "web1", Host: "10.10.0.11", Capture: Files, Priority: 50, SSH: ssh, Limits: limits, Line: 19},
 			{
-				Name: "app1", Host: "10.10.0.12", Capture: Files, After: []dr.ServerName{"db1"},
+				Name: "app1", Host: "10.10.0.12", Capture: Files, Priority: 50, After: []dr.ServerName{"db1"},
 				Probes:  []Probe{{HTTP: "http://:8080/health"}, {TCP: 22}},
 				Exclude: []string{"/var/tmp/**"}, IncludeExcluded: []string{"/lost+found"},
 				SSH: appSSH, Limits: appLimits, Line: 20,
 			},
-			{Name: "db1", Host: "db1", Capture: QEMU, SSH: ssh, Limits: limits, Line: 28},
+			{Name: "db1", Host: "db1", Capture: QEMU, Priority: 50, SSH: ssh, Limits: limits, Line: 28},
 		},
 		Databases: []Database{{
-			Name: "erp", Engine: "mssql", Mode: "logical", Capture: "triggers", Line: 30,
+			Name: "erp", Engine: "mssql", Mode: "logical", Capture: "triggers", Priority: 50, Line: 30,
 			Tables: Tables{Include: []string{"dbo.*"}, Exclude: []string{"dbo.log"}},
 			Source: Endpoint{DSN: "sqlserver://sa@10.10.0.20", PasswordFile: "/etc/lw/erp.pass"},
 			Target: Endpoint{DSN: "sqlserver://sa@10.20.0.20", PasswordCommand: []string{"pass", "show", "erp"}},

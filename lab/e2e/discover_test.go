@@ -322,7 +322,9 @@ func TestDiscoverGuests(t *testing.T) {
 				t.Errorf("%s: port %d is of no unit: %+v", x.Name, l.Port, l)
 			}
 		}
-		if !slices.ContainsFunc(x.Server.Units, func(u inventory.Unit) bool { return u.Name == "churn.service" && u.State == "active" && u.Own }) {
+		if slices.ContainsFunc(x.Server.Unknown, func(u inventory.Unknown) bool { return u.What == "which units run" }) {
+			t.Logf("%s: its systemd did not answer in time, and that is said: %+v", x.Name, x.Server.Unknown)
+		} else if !slices.ContainsFunc(x.Server.Units, func(u inventory.Unit) bool { return u.Name == "churn.service" && u.State == "active" && u.Own }) {
 			t.Errorf("%s: churn does not run: %+v", x.Name, x.Server.Units)
 		}
 		if firmware := map[string]string{"mail1": "BIOS", "mon1": "UEFI"}[x.Name]; x.Server.System.Firmware != firmware || x.Server.System.Init != "systemd" {

@@ -183,7 +183,7 @@ func have(name string) bool {
 }
 
 // toolTime bounds how long a tool may take to answer.
-const toolTime = 20 * time.Second
+const toolTime = time.Minute
 
 // run returns what a program writes. sbin is where ssh users often do not look.
 func run(ctx context.Context, name string, args ...string) ([]byte, error) {

@@ -77,6 +77,10 @@ type openDrill struct {
 
 // keepOpen says how to reach what runs and waits until somebody closes it.
 func (c *call) keepOpen(ctx context.Context, work string, open []drill.Open) {
+	if len(open) == 0 {
+		fmt.Fprintln(c.Err, "leeward: nothing was proven in a network that can be entered; nothing is left open")
+		return
+	}
 	mark := filepath.Join(work, openFile)
 	b, err := json.MarshalIndent(openDrill{Version: 1, PID: os.Getpid(), Since: time.Now().UTC(), Machines: open}, "", "  ")
 	if err == nil {
@@ -144,5 +148,5 @@ func (c *call) closeDrills(ctx context.Context, e *config.Estate) (err error) {
 		}
 		res.Closed = append(res.Closed, pid)
 	}
-	return c.done(exitDone, res, func(w io.Writer) { fmt.Fprintf(w, "%d open drills closed\n", len(res.Closed)) })
+	return c.done(exitDone, res, func(w io.Writer) { fmt.Fprintf(w, "%s closed\n", count(len(res.Closed), "open drill")) })
 }

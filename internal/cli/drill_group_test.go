@@ -73,3 +73,18 @@ func TestKeepOpenEndsWithItsMark(t *testing.T) {
 		t.Errorf("said %q", said.String())
 	}
 }
+
+// TestKeepOpenNeedsAMachine does not wait where there is nothing to enter.
+func TestKeepOpenNeedsAMachine(t *testing.T) {
+	work := t.TempDir()
+	var said bytes.Buffer
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	(&call{Streams: Streams{Err: &said}}).keepOpen(ctx, work, nil)
+	if ctx.Err() != nil || !strings.Contains(said.String(), "nothing is left open") {
+		t.Errorf("said %q, %v", said.String(), ctx.Err())
+	}
+	if _, err := os.Stat(filepath.Join(work, openFile)); err == nil {
+		t.Error("it is on record as open")
+	}
+}

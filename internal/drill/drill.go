@@ -290,6 +290,9 @@ func (t *turn) fail(f failure) {
 		f.cause += fstabLine(t.fstab, f.mount)
 	}
 	t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.NotDone, f.cause, f.hint, f.host
+	if note := busyNote(loadAverage(), t.d.o.Parallel); note != "" {
+		t.r.Notes = append(t.r.Notes, note)
+	}
 	if f.host {
 		t.r.Outcome = dr.Unknown
 	}

@@ -14,7 +14,7 @@ import (
 
 // Fingerprint is a digest of all that the point's directory has to be relied on for: its
 // manifest and layout and facts by their bytes, and its disk by where each of its blocks
-// lies. While a clone of the disk is there, every block of it is shared, and whatever is
+// lies. While a clone of the disk is there that nobody writes, every block is shared, and whatever is
 // written to a shared block goes to another place: a disk of the same fingerprint before
 // and after was not written in between. It takes no reading of the disk.
 //

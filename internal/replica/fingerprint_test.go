@@ -30,7 +30,11 @@ func TestFingerprintTellsOfAWrite(t *testing.T) {
 		return sum
 	}
 	before := print()
-	img, err := p.Clone(ctx, filepath.Join(scratch(t, r), "c"))
+	dir := scratch(t, r)
+	if _, err := p.Clone(ctx, filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	img, err := p.Clone(ctx, filepath.Join(dir, "booted"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -220,6 +220,9 @@ func (d *drills) one(ctx context.Context, i int) *turn {
 	t.run(ctx)
 	t.noteUnasked()
 	if r.Outcome != dr.Done {
+		if note := busyNote(loadAverage(), d.o.Parallel); note != "" {
+			r.Notes = append(r.Notes, note)
+		}
 		d.mu.Lock()
 		d.failed = true
 		d.mu.Unlock()
@@ -290,9 +293,6 @@ func (t *turn) fail(f failure) {
 		f.cause += fstabLine(t.fstab, f.mount)
 	}
 	t.r.Outcome, t.r.Cause, t.r.Hint, t.r.HostFault = dr.NotDone, f.cause, f.hint, f.host
-	if note := busyNote(loadAverage(), t.d.o.Parallel); note != "" {
-		t.r.Notes = append(t.r.Notes, note)
-	}
 	if f.host {
 		t.r.Outcome = dr.Unknown
 	}

@@ -106,9 +106,22 @@ type Server struct {
 	SSH             SSH
 	Limits          Limits
 	Priority        int      // what has the lower number is carried first where not all is in time
+	Machine         *Machine // how it is run at the target; nil: by QEMU
+	Home            *Machine // how it is run on the failback host; nil: by QEMU
 	Quiesce         *Quiesce // how its applications stand still; nil: nothing is to be done
 	Fence           *Work    // makes it unable to write, from without; nil: its units are masked
 	Line            int      // in the file
+}
+
+// Machine is how the user's own hypervisor runs a server from a disk that Leeward makes:
+// lines for sh on the host of that disk.
+type Machine struct {
+	// Start finds in its environment LEEWARD_DISK, a raw image, LEEWARD_NAME,
+	// LEEWARD_MEMORY in MiB, LEEWARD_FIRMWARE (bios or uefi), LEEWARD_BRIDGE and
+	// LEEWARD_MACS, the addresses of its cards, between blanks.
+	Start string
+	Stop  string // shuts it down; it may return before that is done
+	Check string // ends with 0 if it runs, with 1 if it does not
 }
 
 // Probe is a question that a working replica answers. One of HTTP, TCP and Command is

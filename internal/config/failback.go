@@ -90,6 +90,7 @@ func (e *Estate) Reversed(addresses map[dr.ServerName]netip.Addr) *Estate {
 			s.SSH.Options = append([]string{"-o", "HostName=" + moved.String(), "-o", "HostKeyAlias=" + s.Host}, s.SSH.Options...)
 		}
 		s.Fence = nil // it was of the machine at the source
+		s.Machine, s.Home = s.Home, s.Machine
 		back.Servers = append(back.Servers, s)
 	}
 	if f := e.Switchover.Failback; f != nil {
@@ -158,6 +159,9 @@ func (f *Failback) server(e *Estate, s Server) map[string]any {
 		}
 	}
 	set(out, "after", after)
+	if m := s.Machine; m != nil {
+		out["machine"] = map[string]any{"start": m.Start, "stop": m.Stop, "check": m.Check}
+	}
 	return out
 }
 

@@ -22,6 +22,7 @@ servers:
     hold: [billing]
     probes: [{http: "http://:80/", status: 200, text: 'a "b" #c'}, {tcp: 22}, {command: "echo 'x: y'", expect: x}, {sql: "select 'a: b'", engine: postgres, database: shop, expect: "a: b"}]
   - {name: db1, host: 10.10.0.13}
+  - {name: erp1, host: 10.10.0.14, home: {start: "virsh start erp1 # it's", stop: virsh shutdown erp1, check: "virsh domstate erp1 | grep -q running"}}
 switchover:
   failback:
     host: kvm1
@@ -43,7 +44,8 @@ func TestFailback(t *testing.T) {
 	if f.Host != "kvm1" || f.SSH.User != "root" || f.Drill || f.Store != "/srv/home" || !slices.Equal(f.SSH.Options, []string{"-o", "ProxyJump=gate"}) {
 		t.Errorf("got %+v", f)
 	}
-	back := e.Reversed(map[dr.ServerName]netip.Addr{"web1": netip.MustParseAddr("10.10.0.11"), "app1": netip.MustParseAddr("10.10.0.12")})
+	back := e.Reversed(map[dr.ServerName]netip.Addr{"web1": netip.MustParseAddr("10.10.0.11"), "app1": netip.MustParseAddr("10.10.0.12"),
+		"erp1": netip.MustParseAddr("10.10.0.14")})
 	text, err := f.Text(back)
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +61,7 @@ func TestFailback(t *testing.T) {
 	if a := Mapped(got.Target.Network, netip.MustParseAddr("10.20.0.77")); a.String() != "10.10.0.77" {
 		t.Errorf("10.20.0.77 comes home as %s", a)
 	}
-	if len(got.Servers) != 2 {
+	if len(got.Servers) != 3 || !reflect.DeepEqual(got.Servers[2].Machine, e.Servers[3].Home) || e.Servers[3].Machine != nil {
 		t.Fatalf("servers: %+v", got.Servers)
 	}
 	web, app := got.Servers[0], got.Servers[1]

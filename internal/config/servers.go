@@ -55,6 +55,8 @@ func (r *reader) server(where string, n *yaml.Node, from Source) Server {
 		{"exclude", false, func(w string, n *yaml.Node) { s.Exclude = r.patterns(w, n) }},
 		{"include_excluded", false, func(w string, n *yaml.Node) { s.IncludeExcluded = r.patterns(w, n) }},
 		{"ssh", false, func(w string, n *yaml.Node) { r.ssh(w, n, &s.SSH) }},
+		{"machine", false, func(w string, n *yaml.Node) { s.Machine = r.machine(w, n) }},
+		{"home", false, func(w string, n *yaml.Node) { s.Home = r.machine(w, n) }},
 		{"quiesce", false, func(w string, n *yaml.Node) { s.Quiesce = r.quiesce(w, n) }},
 		{"fence", false, func(w string, n *yaml.Node) {
 			f := &Work{}
@@ -67,6 +69,16 @@ func (r *reader) server(where string, n *yaml.Node, from Source) Server {
 		s.Host = string(s.Name) // as ssh_config may know it
 	}
 	return s
+}
+
+func (r *reader) machine(where string, n *yaml.Node) *Machine {
+	m := &Machine{}
+	r.mapping(where, n, []field{
+		{"start", true, func(w string, n *yaml.Node) { m.Start, _ = r.text(w, n) }},
+		{"stop", true, func(w string, n *yaml.Node) { m.Stop, _ = r.text(w, n) }},
+		{"check", true, func(w string, n *yaml.Node) { m.Check, _ = r.text(w, n) }},
+	})
+	return m
 }
 
 // references reads names to be resolved once everything is read.

@@ -71,7 +71,10 @@ func (g *Guests) lasting(name string) vm.Lasting {
 }
 
 // Running implements Machines.
-func (g *Guests) Running(_ context.Context, name string) (bool, error) {
+func (g *Guests) Running(ctx context.Context, name string) (bool, error) {
+	if m := g.commands(name); m != nil {
+		return g.runs(ctx, name, m)
+	}
 	pid, err := g.lasting(name).PID()
 	return pid != 0, err
 }
@@ -131,13 +134,16 @@ func (g *Guests) Start(ctx context.Context, name string) ([]string, error) {
 }
 
 func (g *Guests) launch(ctx context.Context, name string, note *machineNote) ([]string, error) {
+	if m := g.commands(name); m != nil {
+		return g.startBy(ctx, name, m, note)
+	}
 	taps, err := g.taps(ctx, name, note.Cards)
 	if err != nil {
 		return nil, err
 	}
 	l := g.lasting(name)
 	accel, why := vm.Accelerator(ctx, vm.Accel(g.estate.Target.Accelerator), "", l.Dir)
-	spec := vm.Spec{Name: name, Disk: filepath.Join(l.Dir, imageDir, "disk.raw"), Firmware: note.Firmware, Memory: note.Memory, Accel: accel}
+	spec := vm.Spec{Name: name, Disk: g.disk(name), Firmware: note.Firmware, Memory: note.Memory, Accel: accel}
 	if err := l.Launch(ctx, spec, taps); err != nil {
 		return nil, err
 	}
@@ -256,8 +262,12 @@ func (g *Guests) Ready(ctx context.Context, servers []string) ([]string, error) 
 		return nil, err
 	}
 	defer st.Close()
+	ours := slices.DeleteFunc(slices.Clone(servers), func(name string) bool { return g.commands(name) != nil })
+	if len(ours) == 0 {
+		return []string{"all are run by commands of leeward.yaml, which are not asked for room"}, nil
+	}
 	var need int64
-	for _, name := range servers {
+	for _, name := range ours {
 		if n, err := g.readNote(name); err == nil && n != nil {
 			need += n.Memory + vm.Overhead
 		} else if p, err := g.point(ctx, name, ""); err == nil {
@@ -270,7 +280,7 @@ func (g *Guests) Ready(ctx context.Context, servers []string) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	return vm.Fit{Bridge: g.estate.Target.Bridge, Memory: need, Room: room, Machines: len(servers)}.Check()
+	return vm.Fit{Bridge: g.estate.Target.Bridge, Memory: need, Room: room, Machines: len(ours)}.Check()
 }
 
 // memoryOf is what a machine gets.
@@ -305,6 +315,9 @@ func (g *Guests) Halt(ctx context.Context, name string) ([]string, error) {
 	running, err := g.Running(ctx, name)
 	if err != nil || !running {
 		return []string{"no machine of that name runs"}, err
+	}
+	if m := g.commands(name); m != nil {
+		return g.haltBy(ctx, name, m)
 	}
 	orderly, err := g.lasting(name).PowerDown(ctx, stopGrace)
 	if err != nil {
@@ -370,6 +383,9 @@ func (g *Guests) probeOnce(ctx context.Context, s *config.Server) (facts []strin
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if !slices.ContainsFunc(s.Probes, func(p config.Probe) bool { return !p.Inside() }) {
+		if s.Machine != nil { // its console is not ours
+			return []string{"it runs; without a probe by tcp or http nothing more is known of it"}, nil
+		}
 		return g.login(string(s.Name))
 	}
 	address, err := g.address(s)

@@ -29,10 +29,16 @@ func (b *builder) hand(action, name string, way Way) []string {
 	case actionToken:
 		return []string{fmt.Sprintf("ssh %s 'mkdir -p %s && echo %d > %s'", s.Host, path.Dir(tokenFile), b.token, tokenFile)}
 	case actionBoot:
+		if s.Machine != nil {
+			return []string{fmt.Sprintf("cp --reflink=auto %s ./%s.raw", disk, name), "LEEWARD_DISK=$PWD/" + name + ".raw; " + s.Machine.Start}
+		}
 		return []string{fmt.Sprintf("cp --reflink=auto %s ./%s.raw", disk, name), b.qemu(name)}
 	case actionProbe:
 		return probeCommands(s)
 	case actionStop:
+		if s.Machine != nil {
+			return []string{s.Machine.Stop}
+		}
 		return []string{"# in the machine: poweroff"}
 	}
 	return nil

@@ -105,7 +105,7 @@ func movable(e *config.Estate, st *State, m members) error {
 			return hinted("give it fence: {command: …, check: …}, or quiesce: {stop: [UNIT…]}",
 				"plan cutover: nothing says how to make %s unable to serve at %s", name, e.Source.Name)
 		}
-		if e.Target.Bridge == "" {
+		if e.Target.Bridge == "" && s.Machine == nil {
 			return hinted("name the bridge of the production network there: target: {network: {bridge: br0}}",
 				"plan cutover: nothing says which network %s is attached to at %s", name, e.Target.Name)
 		}

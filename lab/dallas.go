@@ -57,29 +57,40 @@ func (l *Lab) startDallas(ctx context.Context) error {
 	if err := writeFiles(work, files); err != nil {
 		return err
 	}
-	const flags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
-	g, err := startGated(filepath.Join(work, "dallas.log"), flags, "/usr/bin/env", "ip", "netns", "exec", dallas,
-		"/bin/bash", filepath.Join(work, "dallas.sh"), work, dallasAddress)
+	argv := []string{"ip", "netns", "exec", dallas, "/bin/bash", filepath.Join(work, "dallas.sh"), work, dallasAddress}
+	err := l.startSite(ctx, "Dallas's databases", 2*time.Minute, work, "dallas.log", argv, func(st *state, p process) { st.Dallas = p })
 	if err != nil {
 		return err
 	}
-	if err := l.place.update(func(st *state) { st.Dallas = g.process }); err != nil {
+	l.log("Dallas's databases are up after %.1fs", time.Since(begin).Seconds())
+	return nil
+}
+
+// startSite starts what a site has beside its servers, in namespaces of its own, and
+// returns when it has made the file "started" in its directory. record puts its process
+// on record.
+func (l *Lab) startSite(ctx context.Context, what string, limit time.Duration, dir, log string, argv []string, record func(*state, process)) error {
+	const flags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+	g, err := startGated(filepath.Join(dir, log), flags, append([]string{"/usr/bin/env"}, argv...)...)
+	if err != nil {
+		return err
+	}
+	if err := l.place.update(func(st *state) { record(st, g.process) }); err != nil {
 		return err
 	}
 	if err := g.open(); err != nil {
 		return err
 	}
-	err = waitFor(ctx, 2*time.Minute, "Dallas's databases to start", func() bool {
-		_, err := os.Stat(filepath.Join(work, "started"))
+	err = waitFor(ctx, limit, what+" to start", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "started"))
 		return err == nil || !g.alive()
 	})
 	if err == nil && !g.alive() {
-		err = fmt.Errorf("start Dallas's databases: it ended early")
+		err = fmt.Errorf("start %s: it ended early", what)
 	}
 	if err != nil {
-		said, _ := os.ReadFile(filepath.Join(work, "dallas.log")) // only to explain
+		said, _ := os.ReadFile(filepath.Join(dir, log)) // only to explain
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
 	}
-	l.log("Dallas's databases are up after %.1fs", time.Since(begin).Seconds())
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -60,27 +59,10 @@ func (l *Lab) startHome(ctx context.Context, pubkey string) error {
 	if err := writeFiles(dir, files); err != nil {
 		return err
 	}
-	const flags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
-	g, err := startGated(filepath.Join(dir, "home.log"), flags, "/usr/bin/env", "ip", "netns", "exec", miami, "/bin/bash", filepath.Join(dir, "home.sh"), dir)
+	argv := []string{"ip", "netns", "exec", miami, "/bin/bash", filepath.Join(dir, "home.sh"), dir}
+	err := l.startSite(ctx, homeName, time.Minute, dir, "home.log", argv, func(st *state, p process) { st.Home = p })
 	if err != nil {
 		return err
-	}
-	if err := l.place.update(func(st *state) { st.Home = g.process }); err != nil {
-		return err
-	}
-	if err := g.open(); err != nil {
-		return err
-	}
-	err = waitFor(ctx, time.Minute, homeName+" to start", func() bool {
-		_, err := os.Stat(filepath.Join(dir, "started"))
-		return err == nil || !g.alive()
-	})
-	if err == nil && !g.alive() {
-		err = fmt.Errorf("start %s: it ended early", homeName)
-	}
-	if err != nil {
-		said, _ := os.ReadFile(filepath.Join(dir, "home.log")) // only to explain
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
 	}
 	l.log("%s is up after %.1fs", homeName, time.Since(begin).Seconds())
 	return nil

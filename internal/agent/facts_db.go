@@ -70,10 +70,8 @@ func (c *collector) socketsOf(dir string) []uint64 {
 	var out []uint64
 	for _, fd := range fds {
 		target, err := os.Readlink(c.path(dir, "fd", fd.Name()))
-		if inode, ok := strings.CutPrefix(target, "socket:["); ok && err == nil {
-			if n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64); err == nil {
-				out = append(out, n)
-			}
+		if n, ok := procfs.SocketInode(target); ok && err == nil {
+			out = append(out, n)
 		}
 	}
 	return out

@@ -14,7 +14,6 @@ import (
 	"github.com/leeward-dr/leeward/internal/discover/inventory"
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/protect"
-	"github.com/leeward-dr/leeward/internal/remote"
 )
 
 // defaultWatch is how long hosts are watched unless somebody says otherwise.
@@ -119,8 +118,7 @@ func (r *discoverResult) compare(path string, found *inventory.Estate, selected 
 func targetsOf(e *config.Estate, names []dr.ServerName) (out []discover.Target) {
 	for _, n := range names {
 		s := e.Server(n)
-		out = append(out, discover.Target{Name: string(n), Reach: remote.Target{Name: n, Host: s.Host, User: s.SSH.User, Port: s.SSH.Port,
-			SSHConfig: s.SSH.Config, ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}})
+		out = append(out, discover.Target{Name: string(n), Reach: protect.TargetOf(s)})
 	}
 	return out
 }

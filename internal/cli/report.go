@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -17,13 +16,11 @@ import (
 	"github.com/leeward-dr/leeward/internal/dr"
 	"github.com/leeward-dr/leeward/internal/drill"
 	"github.com/leeward-dr/leeward/internal/protect"
+	"github.com/leeward-dr/leeward/internal/report"
 )
 
 //go:embed report.html
 var reportHTML string
-
-// maxPicture bounds the pictures that become part of the page.
-const maxPicture = 2 << 20
 
 // reportPage is what the template shows.
 type reportPage struct {
@@ -190,7 +187,7 @@ func (s *reportSection) prepare() {
 		s.Pictures, s.Lines = map[dr.ServerName]template.URL{}, map[dr.ServerName][]drill.Check{}
 		s.Notes = drillNotes(s.Drill.Servers)
 		for _, r := range s.Drill.Servers {
-			s.Pictures[r.Server] = picture(r.Screenshot)
+			s.Pictures[r.Server] = report.Picture(r.Screenshot)
 			s.Pictured = s.Pictured || s.Pictures[r.Server] != ""
 			for _, c := range r.Checks {
 				if c.Outcome != dr.Done {
@@ -202,27 +199,10 @@ func (s *reportSection) prepare() {
 	}
 }
 
-// picture returns the PNG file at path as a URL that holds it, "" if it is not
-// there or is something else.
-func picture(path string) template.URL {
-	if path == "" {
-		return ""
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPicture+1))
-	if err != nil || len(b) > maxPicture || !bytes.HasPrefix(b, []byte("\x89PNG\r\n")) {
-		return ""
-	}
-	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b))
-}
-
 func renderReport(w io.Writer, page *reportPage) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"size": size, "number": number, "span": span, "verdict": verdict, "drillVerdict": drillVerdict, "checks": checksWord,
+		"style": report.Style,
+		"size":  size, "number": number, "span": span, "verdict": verdict, "drillVerdict": drillVerdict, "checks": checksWord,
 		"wire":  func(t dr.Traffic) string { return size(t.WireIn + t.WireOut) },
 		"when":  func(t time.Time) string { return t.Local().Format("Mon 2 Jan 2006 15:04:05 MST") },
 		"clock": func(t time.Time) string { return t.Local().Format("15:04:05") },

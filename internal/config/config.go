@@ -52,8 +52,19 @@ type SSH struct {
 	Port    int      // 0: as ssh_config has it
 	Config  string   // file in place of ~/.ssh/config
 	Options []string // further arguments of ssh, each one word
-	Streams int      // connections a pass may use at once; 0: Leeward decides
+	// Moved is the address that the host has now, where that is not the one ssh finds.
+	Moved   netip.Addr
+	Streams int // connections a pass may use at once; 0: Leeward decides
 	Sudo    Sudo
+}
+
+// Arguments are the further arguments of ssh for a host. What ssh knows of it by its name,
+// user and keys, holds where it has moved as well.
+func (s SSH) Arguments(host string) []string {
+	if !s.Moved.IsValid() {
+		return s.Options
+	}
+	return append([]string{"-o", "HostName=" + s.Moved.String(), "-o", "HostKeyAlias=" + host}, s.Options...)
 }
 
 // Sudo says whether the agent becomes root where the user is not.

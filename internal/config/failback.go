@@ -84,10 +84,8 @@ func (e *Estate) Reversed(addresses map[dr.ServerName]netip.Addr) *Estate {
 		if !known {
 			continue
 		}
-		// It is the same machine under another address: what ssh knows of it by its name,
-		// user and keys, holds.
 		if moved := Mapped(e.Target.Network, at); moved != at {
-			s.SSH.Options = append([]string{"-o", "HostName=" + moved.String(), "-o", "HostKeyAlias=" + s.Host}, s.SSH.Options...)
+			s.SSH.Moved = moved
 		}
 		s.Fence = nil // it was of the machine at the source
 		s.Machine, s.Home = s.Home, s.Machine
@@ -135,12 +133,9 @@ func (f *Failback) Text(e *Estate) ([]byte, error) {
 }
 
 func (f *Failback) server(e *Estate, s Server) map[string]any {
-	var options []string
-	if len(s.SSH.Options) > 3 && strings.HasPrefix(s.SSH.Options[1], "HostName=") {
-		options = s.SSH.Options[:4:4] // by Reversed; all others are for another client
-	}
+	s.SSH.Options = f.Reach.Options // its own are for another client
 	ssh := map[string]any{}
-	set(ssh, "options", append(options, f.Reach.Options...))
+	set(ssh, "options", s.SSH.Arguments(s.Host))
 	if s.SSH.User = cmp.Or(f.Reach.User, s.SSH.User); s.SSH.User != "" {
 		ssh["user"] = s.SSH.User
 	}

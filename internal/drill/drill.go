@@ -162,7 +162,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Timeout = defaultTimeout
 	}
 	if o.freeMemory == nil {
-		o.freeMemory = availableMemory
+		o.freeMemory = vm.AvailableMemory
 	}
 	if o.Progress == nil {
 		o.Progress = func(Update) {}

@@ -3,19 +3,14 @@ package drill
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/internal/retry"
+	"github.com/leeward-dr/leeward/internal/vm"
 )
 
 const (
-	// qemuMemory is what QEMU takes beside its guest's memory, most of it for translated
-	// code.
-	qemuMemory = 192 << 20
 	memoryLook = time.Second
 	mib        = 1 << 20
 )
@@ -24,7 +19,7 @@ const (
 // are still to be decided and may then give theirs back, and counts it until giveMemory.
 // Those that are proven and stay up for t never would.
 func (t *turn) awaitMemory(ctx context.Context) *failure {
-	need := t.r.Memory + qemuMemory
+	need := t.r.Memory + vm.Overhead
 	for told := false; ; {
 		free, err := t.d.o.freeMemory()
 		if err != nil {
@@ -104,19 +99,4 @@ func (t *turn) giveMemory() {
 	defer t.d.mu.Unlock()
 	t.d.promised -= t.counted
 	t.counted = 0
-}
-
-// availableMemory is what the kernel believes new programs can have.
-func availableMemory() (int64, error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kib << 10, err
-		}
-	}
-	return 0, fmt.Errorf("/proc/meminfo does not say what is available")
 }

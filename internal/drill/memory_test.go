@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/leeward-dr/leeward/internal/vm"
 )
 
 func TestMemoryIsWaitedForOrRefused(t *testing.T) {
@@ -16,7 +18,7 @@ func TestMemoryIsWaitedForOrRefused(t *testing.T) {
 	if f == nil || !f.host || !strings.Contains(f.cause, "100 MiB") || !strings.Contains(f.cause, "704 MiB") {
 		t.Fatalf("a machine without memory: %+v", f)
 	}
-	if n, err := availableMemory(); err != nil || n < 1<<20 {
+	if n, err := vm.AvailableMemory(); err != nil || n < 1<<20 {
 		t.Errorf("memory of this host: %d, %v", n, err)
 	}
 }

@@ -60,5 +60,5 @@ func cleanSource(ctx context.Context, s *config.Server, bin *remote.Binary) erro
 	}
 	err = src.cleanSnapshots(ctx)
 	src.close()
-	return errors.Join(err, remote.Remove(ctx, targetOf(s), remote.Options{Binary: bin, Self: agent.Self()}))
+	return errors.Join(err, remote.Remove(ctx, TargetOf(s), remote.Options{Binary: bin, Self: agent.Self()}))
 }

@@ -31,7 +31,8 @@ type machine struct {
 func machineOf(s *config.DatabaseServer) machine {
 	m := machine{owner: s.Owner}
 	if s.Host != "" {
-		m.at = &remote.Target{Host: s.Host, User: s.SSH.User, Port: s.SSH.Port, SSHConfig: s.SSH.Config, ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}
+		at := SSHTarget("", s.Host, s.SSH)
+		m.at = &at
 	}
 	return m
 }

@@ -50,7 +50,7 @@ func reach(ctx context.Context, s *config.Server, bin *remote.Binary) (_ *source
 }
 
 func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Client, error) {
-	client, err := remote.Dial(ctx, targetOf(s), remote.Options{Binary: bin, Self: agent.Self()})
+	client, err := remote.Dial(ctx, TargetOf(s), remote.Options{Binary: bin, Self: agent.Self()})
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +60,13 @@ func dial(ctx context.Context, s *config.Server, bin *remote.Binary) (*remote.Cl
 	return client, nil
 }
 
-func targetOf(s *config.Server) remote.Target {
-	return remote.Target{Name: s.Name, Host: s.Host, User: s.SSH.User, Port: s.SSH.Port, SSHConfig: s.SSH.Config,
-		ExtraArgs: s.SSH.Options, Plain: s.SSH.Sudo == config.SudoNever}
+// TargetOf is how a server is reached.
+func TargetOf(s *config.Server) remote.Target { return SSHTarget(s.Name, s.Host, s.SSH) }
+
+// SSHTarget is how a host is reached that is called name, which may be empty.
+func SSHTarget(name dr.ServerName, host string, s config.SSH) remote.Target {
+	return remote.Target{Name: name, Host: host, User: s.User, Port: s.Port, SSHConfig: s.Config,
+		ExtraArgs: s.Arguments(host), Plain: s.Sudo == config.SudoNever}
 }
 
 // limit holds one of n connections to its share of the server's limits.

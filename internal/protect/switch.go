@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/leeward-dr/leeward/internal/config"
-	"github.com/leeward-dr/leeward/internal/remote"
 	"github.com/leeward-dr/leeward/internal/rowsync"
 )
 
@@ -16,6 +15,3 @@ func RowsConfig(ctx context.Context, db *config.Database, store string) (rowsync
 
 // Password fetches a secret from its place; "" where none is named.
 func Password(ctx context.Context, e config.Endpoint) (string, error) { return password(ctx, e) }
-
-// TargetOf is how a server is reached.
-func TargetOf(s *config.Server) remote.Target { return targetOf(s) }

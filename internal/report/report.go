@@ -22,6 +22,12 @@ import (
 //go:embed page.html
 var pageHTML string
 
+//go:embed style.css
+var styleCSS string
+
+// Style is how all pages look; a page may add to it.
+func Style() template.CSS { return template.CSS(styleCSS) }
+
 // Mood is how something is shown: what is not well stands out.
 type Mood string
 
@@ -109,7 +115,7 @@ func Write(dir string, p *Page, value any, mode os.FileMode) error {
 // HTML writes the page, pictures included.
 func (p *Page) HTML(w io.Writer) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"span": Span, "picture": picture,
+		"style": Style, "span": Span, "picture": Picture,
 		"share": func(d time.Duration) string { return fmt.Sprintf("%.2f%%", 100*float64(d)/float64(p.end())) },
 	}).Parse(pageHTML)
 	if err != nil {
@@ -148,9 +154,9 @@ func Span(d time.Duration) string {
 // maxPicture bounds the pictures that become part of the page.
 const maxPicture = 2 << 20
 
-// picture returns the PNG file at path as a URL that holds it, "" if it is not there or
+// Picture returns the PNG file at path as a URL that holds it, "" if it is not there or
 // is something else.
-func picture(path string) template.URL {
+func Picture(path string) template.URL {
 	if path == "" {
 		return ""
 	}

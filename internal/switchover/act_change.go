@@ -59,7 +59,7 @@ func (w *World) seeToken(ctx context.Context, c *runbook.Call) (runbook.Result, 
 }
 
 func (w *World) quiesce(ctx context.Context, c *runbook.Call) ([]string, error) {
-	return w.hosts(at(c)).Quiesce(ctx, c.Step.Object, true)
+	return w.applications(at(c)).Quiesce(ctx, c.Step.Object, true)
 }
 
 func (w *World) pass(ctx context.Context, c *runbook.Call) ([]string, error) {

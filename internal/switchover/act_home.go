@@ -27,8 +27,8 @@ func (w *World) machines(at Site) Machines {
 	return w.Machines
 }
 
-// hosts are the servers of a site as their own systems are reached.
-func (w *World) hosts(at Site) Hosts {
+// applications are those of the servers of a site.
+func (w *World) applications(at Site) Quiescer {
 	if at == Source {
 		return w.Hosts
 	}
@@ -101,7 +101,7 @@ func (w *World) mayComeHome(ctx context.Context, name string) error {
 // goOn lets applications go on. A machine at the target may be starting just now.
 func (w *World) goOn(ctx context.Context, c *runbook.Call) ([]string, error) {
 	for {
-		facts, err := w.hosts(at(c)).Quiesce(ctx, c.Step.Object, false)
+		facts, err := w.applications(at(c)).Quiesce(ctx, c.Step.Object, false)
 		if err == nil || at(c) == Source || retry.Sleep(ctx, time.Second) != nil {
 			return facts, err
 		}

@@ -230,6 +230,15 @@ func move(t *testing.T, w *World, e *config.Estate, runs, kind string) runbook.R
 	return rep
 }
 
+// underLoad starts a workload that writes until halt is called, which may be done again.
+func underLoad(e *config.Estate, sites map[Site]*realSite) (load *workload, halt func()) {
+	load = &workload{e: e, sites: sites, where: map[string]int{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wait sync.WaitGroup
+	wait.Go(func() { load.run(ctx) })
+	return load, func() { cancel(); wait.Wait() }
+}
+
 // TestRealCutover moves a database there and back under a workload whose client follows
 // the name: nothing that was acknowledged is lost.
 func TestRealCutover(t *testing.T) {
@@ -238,11 +247,8 @@ func TestRealCutover(t *testing.T) {
 		dir := t.TempDir()
 		w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
 		w.Asker = yes{}
-		load := &workload{e: e, sites: sites, where: map[string]int{}}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wait sync.WaitGroup
-		wait.Go(func() { load.run(ctx) })
-		defer func() { cancel(); wait.Wait() }()
+		load, halt := underLoad(e, sites)
+		defer halt()
 		follow(t, w)
 		runs := filepath.Join(dir, "runs")
 		load.arrive(t, sites[Source])
@@ -263,8 +269,7 @@ func TestRealCutover(t *testing.T) {
 		tokens(t, w, 2)
 		move(t, w, e, runs, Cutover)
 		load.arrive(t, sites[Target])
-		cancel()
-		wait.Wait()
+		halt()
 		if lost := load.missing(t, sites[Target]); len(lost) > 0 {
 			t.Errorf("the second cutover lost %v", lost)
 		}
@@ -399,11 +404,8 @@ func TestRealFailoverUnderLoad(t *testing.T) {
 		dir := t.TempDir()
 		w := NewWorld(e, dir, filepath.Join(dir, "switchover"))
 		w.Asker = yes{}
-		load := &workload{e: e, sites: sites, where: map[string]int{}}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wait sync.WaitGroup
-		wait.Go(func() { load.run(ctx) })
-		defer func() { cancel(); wait.Wait() }()
+		load, halt := underLoad(e, sites)
+		defer halt()
 		follow(t, w)
 		load.arrive(t, sites[Source])
 		sites[Source].kill(t)
@@ -412,8 +414,7 @@ func TestRealFailoverUnderLoad(t *testing.T) {
 		load.mu.Unlock()
 		move(t, w, e, filepath.Join(dir, "runs"), Failover)
 		load.arrive(t, sites[Target])
-		cancel()
-		wait.Wait()
+		halt()
 		lost := load.missing(t, sites[Target])
 		t.Logf("%d of %d acknowledged rows are lost, %d were written since", len(lost), len(before), len(load.acked)-len(before))
 		if !slices.Equal(lost, before[len(before)-len(lost):]) {

@@ -99,10 +99,15 @@ type Tokens interface {
 	SetToken(ctx context.Context, database string, at Site, token int64) error
 }
 
-// Hosts are the servers at a site, reached by their own ssh or by the user's commands.
-type Hosts interface {
+// Quiescer reaches the applications of the servers at a site.
+type Quiescer interface {
 	// Quiesce makes the applications of a server stand still, or lets them go on.
 	Quiesce(ctx context.Context, server string, still bool) ([]string, error)
+}
+
+// Hosts are the servers at the source.
+type Hosts interface {
+	Quiescer
 	// Fence makes a server unable to serve or write, or lifts that, and leaves the token
 	// where the agent is.
 	Fence(ctx context.Context, server string, on bool, token int64) ([]string, error)
@@ -157,7 +162,7 @@ type World struct {
 	Tokens    Tokens
 	Hosts     Hosts    // the servers at the source
 	Machines  Machines // at the target …
-	Guests    Hosts    // … and the same as their own systems are reached
+	Guests    Quiescer // … and the same as their own systems are reached
 	Home      Home
 	Names     Names
 	State     Keeper

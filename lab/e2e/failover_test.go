@@ -95,27 +95,18 @@ func (w *world) failoverEstate(t *testing.T, dir string) string {
 	store := w.newStore(t)
 	t.Cleanup(func() { endMachines(t, store); endMachines(t, filepath.Join(w.lab.Dir(), "miami")) })
 	path := filepath.Join(dir, "leeward.yaml")
-	w.write(t, path, fmt.Sprintf(`estate: e2e
-source: {name: miami, ssh: {config: %s}}
-target:
-  name: dallas
-  store: %s
-  hypervisor: qemu
-  accelerator: tcg
-  network: {map: {10.10.0.0/24: 10.20.0.0/24}, bridge: lwdallas0}
-servers:
-  - name: web1
+	w.write(t, path, w.moveHead(store)+fmt.Sprintf(`  - name: web1
     host: 10.10.0.11
     probes: [{http: "http://:80/"}]
     fence: {command: ip -n lw-miami link set lwweb1 down, check: "! ip -n lw-miami -br link show lwweb1 | grep -qw UP"}
 databases:
   - name: shop
     engine: postgres
-    source: {dsn: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", password_file: %[3]s/database.pass}
-    target: {dsn: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable", password_file: %[3]s/database.pass}
+    source: {dsn: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", password_file: %[2]s/database.pass}
+    target: {dsn: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable", password_file: %[2]s/database.pass}
 switchover:
-  failback: {host: kvm1, store: %[3]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}}
-`, w.lab.SSHConfig(), store, w.lab.Dir()))
+  failback: {host: kvm1, store: %[2]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}}
+`, w.lab.SSHConfig(), w.lab.Dir()))
 	return path
 }
 
@@ -231,19 +222,6 @@ func (w *world) loseMiami(t *testing.T, config string) time.Time {
 	s.kill()
 	s.wait()
 	return lost
-}
-
-// move makes a plan and does what it says, and returns what came of it.
-func (w *world) move(t *testing.T, config, verb string, more ...string) runbook.Report {
-	t.Helper()
-	var plan struct{ Serial string }
-	result(t, w.must(t, config, append([]string{verb, "plan"}, more...)...), &plan)
-	var rep runbook.Report
-	r := w.must(t, config, append([]string{verb, "apply", "--yes", "--serial", plan.Serial}, more...)...)
-	if err := json.Unmarshal(r.Result, &rep); err != nil {
-		t.Fatal(err)
-	}
-	return rep
 }
 
 // lossTold is from when on a failover says that writes are lost.

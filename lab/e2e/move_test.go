@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leeward-dr/leeward/internal/runbook"
 	"github.com/leeward-dr/leeward/lab"
 )
 
@@ -25,25 +26,16 @@ func TestServerMoves(t *testing.T) {
 	t.Cleanup(func() { endMachines(t, store) })
 	const link = "ip -n lw-web1"
 	config := filepath.Join(w.lab.Dir(), "move.yaml")
-	w.write(t, config, fmt.Sprintf(`estate: e2e
-source: {name: miami, ssh: {config: %s}}
-target:
-  name: dallas
-  store: %s
-  hypervisor: qemu
-  accelerator: tcg
-  network: {map: {10.10.0.0/24: 10.20.0.0/24}, bridge: lwdallas0}
-servers:
-  - name: web1
+	w.write(t, config, w.moveHead(store)+fmt.Sprintf(`  - name: web1
     host: 10.10.0.11
     probes: [{http: "http://:80/"}, {tcp: 22}]
     fence:
-      command: %[3]s link set ens3 down
-      check: "! %[3]s -br link show ens3 | grep -q UP"
-      undo: %[3]s link set ens3 up && %[3]s route add 10.99.0.0/30 via 10.10.0.1
-`, w.lab.SSHConfig(), store, link))
+      command: %[1]s link set ens3 down
+      check: "! %[1]s -br link show ens3 | grep -q UP"
+      undo: %[1]s link set ens3 up && %[1]s route add 10.99.0.0/30 via 10.10.0.1
+`, link))
 	w.must(t, config, "replicate")
-	w.apply(t, config, "cutover")
+	w.move(t, config, "cutover")
 	if fences := strings.TrimSpace(command(t, "", nil, "sh", "-c", link+" -br link show ens3")); strings.Contains(fences, "UP") {
 		t.Errorf("web1 is primary in Dallas, and in Miami its link is up: %s", fences)
 	}
@@ -59,7 +51,7 @@ servers:
 	if said := strings.Fields(command(t, "", []int{1}, argv[0], argv[1:]...)); len(said) == 0 || said[0] != "web1" {
 		t.Errorf("in Dallas it says %q", said)
 	}
-	w.apply(t, config, "rollback")
+	w.move(t, config, "rollback")
 	serves("10.10.0.11")
 	if said := w.in(t, "web1", "cat /var/cache/leeward/leeward-fence-token"); said != "2" {
 		t.Errorf("back in Miami its token is %q, want 2", said)
@@ -67,18 +59,32 @@ servers:
 	w.must(t, config, "replicate")
 }
 
-// apply makes a plan and does what it says.
-func (w *world) apply(t *testing.T, config, verb string) {
+// moveHead begins an estate whose servers move within the lab.
+func (w *world) moveHead(store string) string {
+	return fmt.Sprintf(`estate: e2e
+source: {name: miami, ssh: {config: %s}}
+target:
+  name: dallas
+  store: %s
+  hypervisor: qemu
+  accelerator: tcg
+  network: {map: {10.10.0.0/24: 10.20.0.0/24}, bridge: lwdallas0}
+servers:
+`, w.lab.SSHConfig(), store)
+}
+
+// move makes a plan and does what it says, and returns what came of it.
+func (w *world) move(t *testing.T, config, verb string, more ...string) runbook.Report {
 	t.Helper()
 	var plan struct{ Serial string }
-	result(t, w.must(t, config, verb, "plan"), &plan)
-	var done struct {
-		Down time.Duration `json:"down_ns"`
-	}
-	if err := json.Unmarshal(w.must(t, config, verb, "apply", "--yes", "--serial", plan.Serial).Result, &done); err != nil {
+	result(t, w.must(t, config, append([]string{verb, "plan"}, more...)...), &plan)
+	var rep runbook.Report
+	r := w.must(t, config, append([]string{verb, "apply", "--yes", "--serial", plan.Serial}, more...)...)
+	if err := json.Unmarshal(r.Result, &rep); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s: applications stood still for %v", verb, done.Down.Round(time.Second/10))
+	t.Logf("%s: applications stood still for %v", verb, rep.Down.Round(time.Second/10))
+	return rep
 }
 
 // endMachines ends what a test that failed left running.

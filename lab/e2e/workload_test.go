@@ -38,9 +38,9 @@ func TestWorkloadFollows(t *testing.T) {
 
 	w.drillBesides(t, config)
 
-	w.apply(t, config, "cutover")
+	w.move(t, config, "cutover")
 	c.served(t, "in Dallas")
-	w.apply(t, config, "failback")
+	w.move(t, config, "failback")
 	c.served(t, "at home")
 	c.stop()
 	c.nothingLost(t, w)
@@ -64,16 +64,7 @@ func (w *world) workloadEstate(t *testing.T, dir string) string {
 		const ip = "ip -n lw-miami"
 		return fmt.Sprintf(`fence: {command: %s link set %s down, check: "! %s -br link show %s | grep -qw UP"}`, ip, port, ip, port)
 	}
-	text := fmt.Sprintf(`estate: e2e
-source: {name: miami, ssh: {config: %s}}
-target:
-  name: dallas
-  store: %s
-  hypervisor: qemu
-  accelerator: tcg
-  network: {map: {10.10.0.0/24: 10.20.0.0/24}, bridge: lwdallas0}
-servers:
-  - {name: web1, host: 10.10.0.11, probes: [{http: "http://:80/"}, {tcp: 22}], %s}
+	text := w.moveHead(store) + fmt.Sprintf(`  - {name: web1, host: 10.10.0.11, probes: [{http: "http://:80/"}, {tcp: 22}], %s}
   - name: files1
     host: 10.10.0.16
     probes: [{tcp: 22}]
@@ -89,19 +80,19 @@ databases:
   - name: shop
     engine: postgres
     tables: {exclude: [public.ticks]} # db1 writes it as a superuser, whom no fence stops
-    source: {dsn: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", password_file: %[7]s/database.pass}
-    target: {dsn: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable", password_file: %[7]s/database.pass}
+    source: {dsn: "postgres://leeward@10.10.0.13:5432/shop?sslmode=disable", password_file: %[6]s/database.pass}
+    target: {dsn: "postgres://leeward@127.0.0.1:5432/shop?sslmode=disable", password_file: %[6]s/database.pass}
   - name: plant
     engine: mariadb
     tables: {exclude: [readings]} # likewise db2
-    source: {dsn: "leeward@tcp(10.10.0.14:3306)/plant", password_file: %[7]s/database.pass}
-    target: {dsn: "leeward@tcp(127.0.0.1:3306)/plant", password_file: %[7]s/database.pass}
+    source: {dsn: "leeward@tcp(10.10.0.14:3306)/plant", password_file: %[6]s/database.pass}
+    target: {dsn: "leeward@tcp(127.0.0.1:3306)/plant", password_file: %[6]s/database.pass}
 switchover:
   compare: rows
-  failback: {host: kvm1, store: %[7]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[1]s}, drill: no,
-    seeds: [%[7]s/servers/web1/disk.raw]}
+  failback: {host: kvm1, store: %[6]s/miami/store, bridge: lwbr, accelerator: tcg, reach: {config: %[5]s}, drill: no,
+    seeds: [%[6]s/servers/web1/disk.raw]}
   redirect:
-`, w.lab.SSHConfig(), store, fence("lwweb1"), fence("lwfiles1"), fence("lwmail1"), fence("lwmon1"), w.lab.Dir())
+`, fence("lwweb1"), fence("lwfiles1"), fence("lwmail1"), fence("lwmon1"), w.lab.SSHConfig(), w.lab.Dir())
 	for _, r := range [][3]string{{"shop", "10.10.0.13", "10.99.0.2"}, {"plant", "10.10.0.14", "10.99.0.2"}, {"files", "10.10.0.16", "10.20.0.16"}} {
 		text += fmt.Sprintf("    - name: %[1]s\n      dns: {server: 10.99.0.2, zone: lab.test, record: %[1]s.lab.test, ttl: 1s, source: %s, target: %s, key: {name: leeward, secret_file: %s/tsig.key}}\n",
 			r[0], r[1], r[2], dir)

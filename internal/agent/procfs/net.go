@@ -80,6 +80,16 @@ type UnixSocket struct {
 // __SO_ACCEPTCON).
 const acceptsConnections = 0x10000
 
+// SocketInode reads what a link in /proc/PID/fd leads to. ok is false for all but sockets.
+func SocketInode(target string) (inode uint64, ok bool) {
+	text, ok := strings.CutPrefix(target, "socket:[")
+	if !ok {
+		return 0, false
+	}
+	inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
+	return inode, err == nil
+}
+
 // ParseUnix reads the listening sockets with a path of /proc/net/unix. Abstract ones
 // are left out.
 func ParseUnix(data []byte) (sockets []UnixSocket, bad int) {

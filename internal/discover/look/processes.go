@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/leeward-dr/leeward/internal/agent/procfs"
 )
 
 // process is a running program.
@@ -76,10 +78,8 @@ func (l *looker) socketsOf(dir string) (out []uint64) {
 	}
 	for _, fd := range fds {
 		target, err := os.Readlink(l.path(dir, "fd", fd.Name()))
-		if inode, ok := strings.CutPrefix(target, "socket:["); ok && err == nil {
-			if n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64); err == nil {
-				out = append(out, n)
-			}
+		if n, ok := procfs.SocketInode(target); ok && err == nil {
+			out = append(out, n)
 		}
 	}
 	return out

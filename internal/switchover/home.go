@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/leeward-dr/leeward/internal/agent"
 	"github.com/leeward-dr/leeward/internal/config"
@@ -25,7 +26,8 @@ import (
 type home struct {
 	estate *config.Estate
 
-	program string // where Leeward lies there; "" until it was put there
+	mu      sync.Mutex // guards what follows; steps for several servers run at once
+	program string     // where Leeward lies there; "" until it was put there
 }
 
 // homeFile is the configuration on the failback host.
@@ -62,11 +64,15 @@ func reversed(e *config.Estate, names ...string) (*config.Estate, error) {
 
 func (h *home) host() (*config.Failback, remote.Target) {
 	f := h.estate.Switchover.Failback
-	return f, remote.Target{Host: f.Host, User: f.SSH.User, Port: f.SSH.Port, SSHConfig: f.SSH.Config, ExtraArgs: f.SSH.Options}
+	t := protect.SSHTarget("", f.Host, f.SSH)
+	t.Plain = false // machines are for root alone
+	return f, t
 }
 
 // put makes sure that this program is on the host, and tells where.
 func (h *home) put(ctx context.Context) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.program != "" {
 		return h.program, nil
 	}
@@ -254,7 +260,7 @@ func (h *home) PutAway(ctx context.Context, name string) ([]string, error) {
 	return m.Facts, err
 }
 
-// away is the Hosts of an estate while its servers run at the target: the same systems
+// away is the Quiescer of an estate while its servers run at the target: the same systems
 // under the addresses they have there.
 type away struct{ estate *config.Estate }
 
@@ -272,7 +278,7 @@ func (a *away) servers(name string) (*Servers, error) {
 	return &Servers{Estate: e, Shell: &Shells{Estate: e}}, nil
 }
 
-// Quiesce implements Hosts.
+// Quiesce implements Quiescer.
 func (a *away) Quiesce(ctx context.Context, name string, still bool) ([]string, error) {
 	s, err := a.servers(name)
 	if err != nil {
@@ -280,13 +286,3 @@ func (a *away) Quiesce(ctx context.Context, name string, still bool) ([]string, 
 	}
 	return s.Quiesce(ctx, name, still)
 }
-
-// Fence implements Hosts: at the target machines are shut down, and nothing else.
-func (a *away) Fence(context.Context, string, bool, int64) ([]string, error) { return nil, errShutDown }
-
-// Fenced implements Hosts.
-func (a *away) Fenced(context.Context, string) (dr.Outcome, []string, error) {
-	return dr.Unknown, nil, errShutDown
-}
-
-var errShutDown = errors.New("a server at the target is fenced by shutting its machine down")

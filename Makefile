@@ -3,12 +3,15 @@ GOFLAGS := -trimpath -buildvcs=false
 export GOFLAGS
 export CGO_ENABLED = 0
 
-.PHONY: all setup build lint test test-quick test-full demo bench soak fuzz proto clean
+.PHONY: all setup setup-test build lint test test-quick test-full demo bench soak fuzz proto clean
 
 all: build
 
 setup:
 	scripts/setup
+
+setup-test:
+	scripts/setup test
 
 build:
 	go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/leeward ./cmd/leeward
@@ -24,7 +27,7 @@ test-quick:
 test-full:
 	go test -p 1 -timeout 35m ./...
 
-test: setup build lint test-quick test-full
+test: setup-test build lint test-quick test-full
 
 demo: setup build
 	scripts/demo
@@ -34,7 +37,7 @@ bench: build
 	go run ./bench/servers
 	go run ./bench/db
 
-soak: setup build
+soak: setup-test build
 	LEEWARD_SOAK=1 go test -p 1 -count 1 -timeout 12h ./...
 
 fuzz:
